@@ -1,0 +1,29 @@
+//! cluster-proxy: the front door of a Kubernetes fleet.
+//!
+//! ```text
+//!  kubectl --https--> hub::front -> hub::route -> hub::authn -> hub::headers -> hub::forward
+//!                                                                                 |  one request = one HTTP/2 stream
+//!                       hub::registry <- hub::dock <== mTLS, dialled by the agent ==> tunnel
+//!                                                                                 |
+//!                            kube-apiserver <--https-- agent::upstream <- agent::serve
+//! ```
+//!
+//! The map of the house. Imports point down this list only, and a test holds them to it:
+//!
+//! | layer | modules | what lives there |
+//! |---|---|---|
+//! | 5 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
+//! | 4 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
+//! | 3 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
+//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`] | the wire between the two; certificates; what must survive a restart; API server access |
+//! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`telemetry`] | the vocabulary everything shares |
+//!
+//! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
+//! module that builds TLS configurations. Errors become HTTP responses in one file,
+//! `hub/forward/respond.rs`.
+
+pub mod drain;
+pub mod fleet;
+pub mod hash;
+pub mod name;
+pub mod telemetry;
