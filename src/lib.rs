@@ -26,4 +26,5 @@ pub mod drain;
 pub mod fleet;
 pub mod hash;
 pub mod name;
+pub mod state;
 pub mod telemetry;
