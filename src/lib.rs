@@ -26,5 +26,6 @@ pub mod drain;
 pub mod fleet;
 pub mod hash;
 pub mod name;
+pub mod pki;
 pub mod state;
 pub mod telemetry;

@@ -1,0 +1,156 @@
+//! Why an agent could not join or renew, with the remedy in each message.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use super::credentials::DEADLINE;
+use super::pin::PinnedVerifier;
+use super::token::TokenError;
+
+/// Why joining or renewing failed; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The hub said no, and why.
+    #[error("the hub refused: {0}")]
+    Refused(String),
+    /// The hub could not judge, and may be able to later.
+    #[error("the hub cannot answer now: {0}; try again later")]
+    NotNow(String),
+    /// The token's text form.
+    #[error("--token: {0}")]
+    Token(#[from] TokenError),
+    /// The pin's text form.
+    #[error(
+        "--ca-hash: it reads sha256: and 64 hexadecimal digits; copy what `join token` printed"
+    )]
+    CaHash,
+    /// Somebody else answered, or the CA was replaced since the token was made.
+    #[error(
+        "{host} is not the hub that --ca-hash names: expected {expected}, it presented {presented}. \
+         Check --hub; if the hub's serving CA was replaced, make a new token with `join token`. \
+         Otherwise somebody may be in between: nothing was sent to it"
+    )]
+    WrongHash {
+        /// Name dialled.
+        host: String,
+        /// The pin.
+        expected: String,
+        /// What the server showed.
+        presented: String,
+    },
+    /// The certificate of the hub is for other names.
+    #[error(
+        "the hub's certificate is not for {host} ({detail}); dial a name it has, or sign one \
+         that has this name too on the hub: `pki issue` with `--name` for each name, old and new"
+    )]
+    WrongName {
+        /// Name dialled.
+        host: String,
+        /// What rustls said.
+        detail: String,
+    },
+    /// Outside the validity of the hub's certificate.
+    #[error(
+        "the certificate of {host} is not valid at this time ({detail}); check the clock of this \
+         machine and of the hub, then `pki inspect` on the hub"
+    )]
+    Clock {
+        /// Name dialled.
+        host: String,
+        /// What rustls said.
+        detail: String,
+    },
+    /// Any other failed handshake.
+    #[error(
+        "no TLS session with {host}: {source}. --hub takes the hub's agent listener (by default \
+         port 8091), reached without a proxy that ends TLS"
+    )]
+    Handshake {
+        /// Name dialled.
+        host: String,
+        /// What the handshake said.
+        source: io::Error,
+    },
+    /// The conversation broke, or the other end is not a hub.
+    #[error("{host} did not answer as a hub: {detail}")]
+    Conversation {
+        /// Name dialled.
+        host: String,
+        /// What happened.
+        detail: String,
+    },
+    /// The hub's answer is not what was asked for.
+    #[error("the hub's answer is not used: {0}; are hub and agent of matching versions?")]
+    Answer(&'static str),
+    /// It took too long.
+    #[error("the hub did not answer within {DEADLINE:?}; check --hub and the network")]
+    Deadline,
+    /// The folder holds no credentials.
+    #[error(
+        "{path} does not exist: join first (`join token NAME` on the hub prints how), or check --dir"
+    )]
+    NotJoined {
+        /// The missing file.
+        path: PathBuf,
+    },
+    /// A file failed.
+    #[error("cannot use {path}: {source}; check --dir and its permissions")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error(
+        "{path} cannot be used: {reason}. A new token from `join token` on the hub replaces it"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Cryptography or the runtime failed.
+    #[error("internal failure: {0}")]
+    Internal(String),
+}
+
+// === impl JoinError ===
+
+impl JoinError {
+    pub(super) fn internal(error: impl fmt::Display) -> Self {
+        Self::Internal(error.to_string())
+    }
+
+    pub(super) fn handshake(
+        host: &str,
+        source: io::Error,
+        pinned: Option<&PinnedVerifier>,
+    ) -> Self {
+        use rustls::CertificateError as Bad;
+        let host = host.to_owned();
+        if let Some((pin, presented)) = pinned.and_then(|verifier| verifier.mismatch()) {
+            let presented = match presented {
+                [] => "no authority".to_owned(),
+                some => some.join(", "),
+            };
+            return Self::WrongHash { host, expected: pin.to_string(), presented };
+        }
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(bad)) = inner else {
+            return Self::Handshake { host, source };
+        };
+        let detail = bad.to_string();
+        match bad {
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+                Self::WrongName { host, detail }
+            }
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. } => Self::Clock { host, detail },
+            _ => Self::Handshake { host, source },
+        }
+    }
+}
