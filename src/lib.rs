@@ -29,3 +29,4 @@ pub mod name;
 pub mod pki;
 pub mod state;
 pub mod telemetry;
+pub mod tunnel;

@@ -1,0 +1,14 @@
+//! Bytes in and out of streams, with backpressure end to end.
+
+mod body;
+mod receive;
+mod send;
+mod splice;
+
+pub use super::error::BodyError;
+pub use body::BodySender;
+pub use receive::ReceiveBody;
+pub use send::SendHalf;
+pub use splice::{Spliced, splice};
+
+pub(super) use send::StreamState;
