@@ -25,6 +25,7 @@
 pub mod drain;
 pub mod fleet;
 pub mod hash;
+pub mod kubernetes;
 pub mod name;
 pub mod pki;
 pub mod state;
