@@ -22,6 +22,7 @@
 //! module that builds TLS configurations. Errors become HTTP responses in one file,
 //! `hub/forward/respond.rs`.
 
+pub mod agent;
 pub mod drain;
 pub mod fleet;
 pub mod hash;

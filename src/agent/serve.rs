@@ -1,0 +1,325 @@
+//! A request from the tunnel becomes a request to the API server, or is refused.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::headers;
+use super::hello::{Greeter, no_body};
+use super::metrics::Metrics;
+use super::upgrade;
+use super::upstream::{Account, Upstream, UpstreamError};
+use crate::kubernetes::TokenSource;
+use crate::tunnel::connect;
+use crate::tunnel::headers::{FAULT, Fault, Mode};
+use crate::tunnel::hello::{AgentHello, Hello, HubHello, LEAVE_PATH, LIMIT, PATH, negotiate};
+use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
+use crate::tunnel::server::{Handler, Responder};
+
+/// What all tunnels of an agent share.
+pub(super) struct Service {
+    pub(super) upstream: Upstream,
+    pub(super) token: TokenSource,
+    pub(super) greeter: Greeter,
+    pub(super) metrics: Metrics,
+    /// The last attempt reached the API server: a change is worth a line, each failure is not.
+    reachable: AtomicBool,
+}
+
+/// What the hub said on one tunnel, for whoever keeps it.
+#[derive(Clone)]
+pub(super) struct Link {
+    /// The replica that greeted us, once it did.
+    pub(super) greeted: Arc<watch::Sender<Option<String>>>,
+    /// The hub asked us to dial elsewhere.
+    pub(super) leave: CancellationToken,
+}
+
+/// Serves the streams of one tunnel.
+#[derive(Clone)]
+pub(super) struct TunnelHandler {
+    pub(super) service: Arc<Service>,
+    pub(super) link: Link,
+}
+
+/// How a request ended, for the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The API server's answer was passed on whole.
+    Answered(StatusCode),
+    /// An upgraded connection, whichever way it ended.
+    Upgraded,
+    /// The hub reset the stream.
+    Cancelled,
+    /// The answer broke off on its way.
+    Cut,
+    /// An answer of our own.
+    Fault(Fault),
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(super) fn new() -> Self {
+        Self { greeted: Arc::new(watch::Sender::new(None)), leave: CancellationToken::new() }
+    }
+}
+
+// === impl TunnelHandler ===
+
+impl Handler for TunnelHandler {
+    async fn handle(&self, request: Request<ReceiveBody>, responder: Responder) {
+        let mode = Mode::from_headers(request.headers());
+        let outcome = match mode {
+            Some(Mode::Tunnel) => self.exchange(request, responder).await,
+            Some(Mode::Caller) => self.service.forward(Account::Caller, request, responder).await,
+            Some(Mode::Agent) => self.service.forward(Account::Agent, request, responder).await,
+            // The agent builds and checks impersonation in a later version; until then nobody
+            // gets to use its rights under another name.
+            Some(Mode::Impersonate) | None => refuse(responder, Fault::Refused),
+        };
+        self.service.metrics.request(mode, outcome.as_str());
+    }
+}
+
+impl TunnelHandler {
+    /// Hello and leave: what the hub asks of us, not of the API server.
+    async fn exchange(&self, request: Request<ReceiveBody>, responder: Responder) -> Outcome {
+        if request.method() != Method::POST {
+            return refuse(responder, Fault::Refused);
+        }
+        match request.uri().path() {
+            PATH => self.greet(request.into_body(), responder).await,
+            LEAVE_PATH => {
+                self.link.leave.cancel();
+                answer(responder, StatusCode::NO_CONTENT, Bytes::new()).await
+            }
+            _ => refuse(responder, Fault::Refused),
+        }
+    }
+
+    async fn greet(&self, body: ReceiveBody, responder: Responder) -> Outcome {
+        let Ok(body) = Limited::new(body, LIMIT).collect().await else {
+            return refuse(responder, Fault::Refused);
+        };
+        let hub = HubHello::decode(&body.to_bytes());
+        let agreed = hub.and_then(|hub| negotiate(hub.version).map(|version| (hub, version)));
+        let (hub, version) = match agreed {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                tracing::error!(%error, "the hub's hello cannot be answered");
+                return refuse(responder, Fault::Refused);
+            }
+        };
+        let hello = AgentHello { version, ..self.service.greeter.hello().await };
+        let json = match hello.encode() {
+            Ok(json) => json,
+            Err(error) => {
+                tracing::error!(%error, "no hub would take our hello; look at --audience and --issuer");
+                return refuse(responder, Fault::Refused);
+            }
+        };
+        let outcome = answer(responder, StatusCode::OK, json).await;
+        if matches!(outcome, Outcome::Answered(_)) {
+            let HubHello { replica, hub_version, cluster, .. } = hub;
+            tracing::info!(%replica, %hub_version, version, %cluster, "the hub greeted us");
+            self.link.greeted.send_replace(Some(replica));
+        }
+        outcome
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    pub(super) fn new(
+        upstream: Upstream,
+        token: TokenSource,
+        greeter: Greeter,
+        metrics: Metrics,
+    ) -> Self {
+        Self { upstream, token, greeter, metrics, reachable: AtomicBool::new(true) }
+    }
+
+    /// Passes a request on with the rights of its caller, or of the agent.
+    async fn forward(
+        &self,
+        account: Account,
+        request: Request<ReceiveBody>,
+        responder: Responder,
+    ) -> Outcome {
+        if !connect::is_connect(&request) {
+            let mut request = request;
+            return match self.clean(account, request.headers_mut()) {
+                Ok(()) => self.pass(account, request, responder).await,
+                Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
+            };
+        }
+        let Ok((mut request, upgrade)) = connect::decode_request(request) else {
+            return refuse(responder, Fault::Refused);
+        };
+        let clean = |headers: &mut HeaderMap| self.clean(account, headers);
+        match headers::keeping_upgrade(request.headers_mut(), clean) {
+            Ok(()) => upgrade::pass(self, account, upgrade, request, responder).await,
+            Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
+        }
+    }
+
+    fn clean(
+        &self,
+        account: Account,
+        headers: &mut HeaderMap,
+    ) -> Result<(), headers::NotExactlyOne> {
+        match account {
+            Account::Caller => headers::as_caller(headers),
+            Account::Agent => {
+                headers::as_agent(headers, self.token.header());
+                Ok(())
+            }
+        }
+    }
+
+    async fn pass(
+        &self,
+        account: Account,
+        request: Request<ReceiveBody>,
+        mut responder: Responder,
+    ) -> Outcome {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.clear();
+        let body =
+            if body.is_end_stream() { no_body() } else { body.map_err(Into::into).boxed_unsync() };
+        let sent = self.upstream.send(account, Request::from_parts(parts, body));
+        let outcome = tokio::select! {
+            outcome = sent => outcome,
+            // Dropping the request ends it at the API server, which may be working hard on it.
+            _ = responder.cancelled() => return Outcome::Cancelled,
+        };
+        match outcome {
+            Ok(answer) => {
+                self.note(None);
+                let outcome = self.respond(account, answer.response, responder).await;
+                drop(answer.lease);
+                outcome
+            }
+            Err(error) => self.fail(responder, &error),
+        }
+    }
+
+    /// Passes an answer of the API server on, unless it refuses *us*: the caller must not read a
+    /// 401 about a token that is not theirs, and drop their own.
+    pub(super) async fn respond<B>(
+        &self,
+        account: Account,
+        response: Response<B>,
+        responder: Responder,
+    ) -> Outcome
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<super::upstream::BoxError>,
+    {
+        let status = response.status();
+        if account == Account::Agent && status == StatusCode::UNAUTHORIZED {
+            tracing::warn!("the API server refuses the agent's own credentials");
+            return refuse(responder, Fault::AgentRefused);
+        }
+        let (parts, body) = response.into_parts();
+        let ended = body.is_end_stream();
+        let mut headers = parts.headers;
+        headers::clean_response(&mut headers);
+        let Ok(send) = responder.send(head(status, headers), ended) else {
+            return Outcome::Cancelled;
+        };
+        if ended {
+            return Outcome::Answered(status);
+        }
+        match BodySender::new(body, send).with_trailers().await {
+            Ok(_) => Outcome::Answered(status),
+            Err(BodyError::Stream(_)) => Outcome::Cancelled,
+            Err(BodyError::Source(error)) => {
+                tracing::debug!(%error, "an answer of the API server broke off");
+                Outcome::Cut
+            }
+        }
+    }
+
+    /// Answers for an API server that did not.
+    pub(super) fn fail(&self, responder: Responder, error: &UpstreamError) -> Outcome {
+        tracing::debug!(%error, "no answer from the API server");
+        if matches!(error, UpstreamError::Unreachable(_)) {
+            self.note(Some(error));
+        }
+        refuse(responder, error.fault())
+    }
+
+    /// Logs when the API server becomes unreachable, and when it is back.
+    pub(super) fn note(&self, failure: Option<&UpstreamError>) {
+        let reachable = failure.is_none();
+        if self.reachable.load(Ordering::Relaxed) == reachable
+            || self.reachable.swap(reachable, Ordering::Relaxed) == reachable
+        {
+            return;
+        }
+        match failure {
+            Some(error) => tracing::warn!(%error, "the API server became unreachable"),
+            None => tracing::info!("the API server answers again"),
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered(status) => match status.as_u16() / 100 {
+                2 => "2xx",
+                3 => "3xx",
+                4 => "4xx",
+                5 => "5xx",
+                _ => "other",
+            },
+            Self::Upgraded => "upgraded",
+            Self::Cancelled => "cancelled",
+            Self::Cut => "cut",
+            Self::Fault(fault) => fault.as_str(),
+        }
+    }
+}
+
+/// Answers without the API server. The hub makes the body that people read.
+pub(super) fn refuse(responder: Responder, fault: Fault) -> Outcome {
+    let value = HeaderValue::from_static(fault.as_str());
+    let headers = HeaderMap::from_iter([(FAULT, value)]);
+    // A hub that reset the stream needs no answer.
+    let _ = responder.send(head(StatusCode::BAD_GATEWAY, headers), true);
+    Outcome::Fault(fault)
+}
+
+async fn answer(responder: Responder, status: StatusCode, body: Bytes) -> Outcome {
+    let ended = body.is_empty();
+    let Ok(mut send) = responder.send(head(status, HeaderMap::new()), ended) else {
+        return Outcome::Cancelled;
+    };
+    if !ended && (send.send(body).await.is_err() || send.finish(None).is_err()) {
+        return Outcome::Cancelled;
+    }
+    Outcome::Answered(status)
+}
+
+/// A head of the tunnel's own HTTP version.
+pub(super) fn head(status: StatusCode, headers: HeaderMap) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = headers;
+    head
+}
+
+#[cfg(test)]
+mod tests;

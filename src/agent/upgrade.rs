@@ -1,0 +1,66 @@
+//! An extended CONNECT from the hub becomes an HTTP/1.1 upgrade at the API server.
+
+use http::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+
+use super::headers;
+use super::hello::no_body;
+use super::serve::{Outcome, Service, head};
+use super::upstream::{Account, UpstreamError};
+use crate::tunnel::connect::{self, Answer, Upgrade};
+use crate::tunnel::pump::{self, ReceiveBody};
+use crate::tunnel::server::Responder;
+
+/// Asks the API server for the upgrade. After its 101 bytes pass both ways; any other answer, a
+/// redirect too, goes back as it is.
+pub(super) async fn pass(
+    service: &Service,
+    account: Account,
+    asked: Upgrade,
+    request: Request<ReceiveBody>,
+    mut responder: Responder,
+) -> Outcome {
+    let (mut parts, receive) = request.into_parts();
+    parts.extensions.clear();
+    // The stream's bytes belong to what comes after the upgrade, not to this request.
+    let outward = Request::from_parts(parts, no_body());
+
+    let outcome = tokio::select! {
+        outcome = service.upstream.send_upgrade(account, outward) => outcome,
+        _ = responder.cancelled() => return Outcome::Cancelled,
+    };
+    let (mut response, driver) = match outcome {
+        Ok(answer) => answer,
+        Err(error) => return service.fail(responder, &error),
+    };
+    service.note(None);
+    let upgrading = hyper::upgrade::on(&mut response);
+    headers::keeping_upgrade(response.headers_mut(), headers::clean_response);
+    let switched = match connect::encode_response(response, asked) {
+        Ok(Answer::Switched(switched)) => switched,
+        Ok(Answer::Plain(response)) => {
+            let outcome = service.respond(account, response, responder).await;
+            drop(driver);
+            return outcome;
+        }
+        Err(error) => {
+            let error = UpstreamError::BadAnswer(error.to_string().into());
+            return service.fail(responder, &error);
+        }
+    };
+    let upgraded = match upgrading.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            let error = UpstreamError::Interrupted(error.to_string().into());
+            return service.fail(responder, &error);
+        }
+    };
+    let Ok(send) = responder.send(head(StatusCode::OK, switched.into_parts().0.headers), false)
+    else {
+        return Outcome::Cancelled;
+    };
+    let spliced = pump::splice(TokioIo::new(upgraded), send, receive).await;
+    tracing::debug!(sent = spliced.sent, received = spliced.received, "an upgrade ended");
+    drop(driver);
+    Outcome::Upgraded
+}

@@ -1,0 +1,93 @@
+//! HTTP/1.1 connections to the API server: one request at a time, and upgrades.
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connector::Stream;
+use super::{RequestBody, UpstreamError};
+
+/// A connection; it ends when this is dropped.
+pub(super) struct Http1 {
+    sender: SendRequest<RequestBody>,
+    _driver: Driver,
+}
+
+/// Moves the bytes of a connection for as long as it is held.
+pub(in crate::agent) struct Driver(
+    #[expect(dead_code, reason = "held for its drop")] AbortOnDropHandle<()>,
+);
+
+// === impl Http1 ===
+
+impl Http1 {
+    pub(super) async fn handshake(io: Stream) -> Result<Self, UpstreamError> {
+        let (sender, connection) = builder()
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| UpstreamError::unreachable(&error))?;
+        let driver = Driver::spawn(connection);
+        Ok(Self { sender, _driver: driver })
+    }
+
+    /// Free for a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(super) async fn try_send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.sender.try_send_request(request).await
+    }
+}
+
+/// Sends one request that wants to be upgraded.
+pub(super) async fn send_upgrade(
+    io: Stream,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Driver), UpstreamError> {
+    let (mut sender, connection) = builder()
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| UpstreamError::unreachable(&error))?;
+    let driver = Driver::spawn(connection.with_upgrades());
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok((response, driver)),
+        Err(mut error) => Err(match error.take_message() {
+            Some(_) => UpstreamError::unreachable(error.error()),
+            None => UpstreamError::after_write(error.error()),
+        }),
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    fn spawn(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) -> Self {
+        Self(AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "HTTP/1.1 connection to the API server ended");
+            }
+        })))
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.max_headers(MAX_HEADERS).max_buf_size(BUFFER);
+    builder
+}
+
+/// Of one answer; hyper's own limit is 100, and impersonation answers may carry more warnings.
+const MAX_HEADERS: usize = 512;
+/// Holds the largest header list that kube-apiserver makes; it grows only when a head needs it.
+const BUFFER: usize = 1 << 20;
