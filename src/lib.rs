@@ -26,6 +26,7 @@ pub mod agent;
 pub mod drain;
 pub mod fleet;
 pub mod hash;
+pub mod hub;
 pub mod kubernetes;
 pub mod name;
 pub mod pki;

@@ -1,0 +1,174 @@
+//! Answers that were given a moment ago.
+//!
+//! Two caches, because junk is free to make: refusals have their own, so that no number of bad
+//! tokens pushes out a good one. Keys are an HMAC of cluster and token under a secret of this
+//! process: a dump of memory shows no token, and nobody outside can aim for a collision.
+//!
+//! An entry names the generation of the key sets it was decided by ([`Generation`]). When keys of
+//! the cluster or the hub change, all older entries miss at once: a removed key stops, a new one works.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use tokio::time::Instant;
+
+use super::credential::Token;
+use super::{AuthnError, Identity};
+use crate::name::ClusterName;
+
+/// Which key sets decided: numbers of the path cluster's snapshot and of the hub's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation {
+    /// 0 for a cluster that is not enrolled.
+    pub(super) cluster: u64,
+    /// 0 without a hub API.
+    pub(super) hub: u64,
+}
+
+/// Names a token on a path without holding it.
+pub(super) type Key = [u8; 32];
+
+type Answer = Result<Arc<Identity>, AuthnError>;
+
+/// Both caches.
+pub(super) struct Cache {
+    secret: hmac::Key,
+    accepted: moka::sync::Cache<Key, Entry>,
+    refused: moka::sync::Cache<Key, Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    answer: Answer,
+    generation: Generation,
+    /// Monotonic, so that a clock set back does not stretch it.
+    until: Instant,
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Empty caches with a fresh secret.
+    pub(super) fn new() -> Self {
+        let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .expect("invariant: aws-lc's generator does not fail once the process has started");
+        let cache =
+            |size| moka::sync::Cache::builder().max_capacity(size).time_to_live(TTL).build();
+        Self { secret, accepted: cache(MAX_ACCEPTED), refused: cache(MAX_REFUSED) }
+    }
+
+    /// The key of `token` on the path of `cluster`.
+    pub(super) fn key(&self, cluster: &ClusterName, token: &Token) -> Key {
+        let mut context = hmac::Context::with_key(&self.secret);
+        context.update(cluster.as_str().as_bytes());
+        // A name holds no zero byte, so no two pairs spell the same text.
+        context.update(&[0]);
+        context.update(token.as_str().as_bytes());
+        let mut key = Key::default();
+        key.copy_from_slice(context.sign().as_ref());
+        key
+    }
+
+    /// The answer that still holds.
+    pub(super) fn get(&self, key: &Key, generation: Generation, now: SystemTime) -> Option<Answer> {
+        let entry = self.accepted.get(key).or_else(|| self.refused.get(key))?;
+        let expired = match &entry.answer {
+            Ok(identity) => identity.expires.is_some_and(|expires| now >= expires),
+            Err(_) => false,
+        };
+        let holds = entry.generation == generation && Instant::now() < entry.until && !expired;
+        holds.then_some(entry.answer)
+    }
+
+    /// Remembers an answer. An outage is not one.
+    pub(super) fn put(&self, key: Key, generation: Generation, answer: &Answer) {
+        let entry = Entry { answer: answer.clone(), generation, until: Instant::now() + TTL };
+        match answer {
+            Ok(_) => self.accepted.insert(key, entry),
+            Err(AuthnError::Unavailable(_)) => {}
+            Err(_) => self.refused.insert(key, entry),
+        }
+    }
+}
+
+/// How long an answer holds. Verifying again costs tens of microseconds, so there is nothing to
+/// gain from more, and a token that becomes valid works within this time.
+const TTL: Duration = Duration::from_secs(10);
+
+/// About 250 bytes each: 25 MiB, and ten times the tokens that 1,000 busy clusters use at once.
+const MAX_ACCEPTED: u64 = 100_000;
+
+/// Refusals only save work while somebody repeats one; their flood must stay small.
+const MAX_REFUSED: u64 = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::hub::authn::Refusal;
+    use crate::tunnel::headers::Mode;
+
+    const HERE: Generation = Generation { cluster: 1, hub: 1 };
+
+    fn token(text: &str) -> Token {
+        let value = format!("Bearer {text}").parse().unwrap();
+        Token::take(&mut HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])).unwrap()
+    }
+
+    fn name(name: &str) -> ClusterName {
+        ClusterName::parse(name).unwrap()
+    }
+
+    fn identity(expires: SystemTime) -> Answer {
+        let user = "system:serviceaccount:a:b".to_owned();
+        Ok(Arc::new(Identity { user, mode: Mode::Caller, expires: Some(expires) }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_by_time_by_generation_and_by_expiry() {
+        let cache = Cache::new();
+        let now = SystemTime::now();
+        let key = cache.key(&name("c1"), &token("t"));
+        cache.put(key, HERE, &identity(now + Duration::from_secs(5)));
+        assert!(cache.get(&key, HERE, now).is_some());
+        assert!(cache.get(&key, Generation { cluster: 2, ..HERE }, now).is_none());
+        assert!(cache.get(&key, Generation { hub: 2, ..HERE }, now).is_none());
+        assert!(cache.get(&key, HERE, now + Duration::from_secs(5)).is_none());
+        // The wall clock goes back an hour; the entry ends all the same.
+        tokio::time::advance(TTL).await;
+        assert!(cache.get(&key, HERE, now - Duration::from_secs(3600)).is_none());
+    }
+
+    #[test]
+    fn a_key_is_of_cluster_and_token_and_process() {
+        let cache = Cache::new();
+        let key = cache.key(&name("c1"), &token("t"));
+        assert_eq!(key, cache.key(&name("c1"), &token("t")));
+        assert_ne!(key, cache.key(&name("c2"), &token("t")));
+        assert_ne!(key, cache.key(&name("c1"), &token("u")));
+        assert_ne!(key, Cache::new().key(&name("c1"), &token("t")));
+    }
+
+    #[test]
+    fn junk_pushes_out_no_good_answer_and_outages_are_not_kept() {
+        let cache = Cache::new();
+        let now = SystemTime::now();
+        let good = cache.key(&name("c1"), &token("good"));
+        cache.put(good, HERE, &identity(now + Duration::from_secs(60)));
+        for junk in 0..MAX_REFUSED * 3 {
+            let mut key = Key::default();
+            key[..8].copy_from_slice(&junk.to_be_bytes());
+            cache.put(key, HERE, &Err(AuthnError::Unauthorized(Refusal::UnknownKey)));
+        }
+        cache.refused.run_pending_tasks();
+        assert!(cache.refused.entry_count() <= MAX_REFUSED);
+        assert!(cache.get(&good, HERE, now).is_some());
+
+        let key = cache.key(&name("c1"), &token("outage"));
+        cache.put(key, HERE, &Err(AuthnError::Unavailable("down".to_owned())));
+        assert!(cache.get(&key, HERE, now).is_none());
+    }
+}

@@ -1,0 +1,119 @@
+//! Why a caller was not let in.
+
+/// Why a caller was not let in. `Display` is safe to show and holds no part of a token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthnError {
+    /// The one 401 for: no token, bad token, another cluster's token, unknown cluster.
+    #[error("Unauthorized")]
+    Unauthorized(Refusal),
+    /// 401 that says why: only for a token that a key of the path's cluster has signed, so that
+    /// nobody else learns anything from it.
+    #[error(transparent)]
+    Explained(#[from] Explanation),
+    /// A verifier could not be reached: 503, never 401.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What the owner of a genuine token is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Explanation {
+    /// A Secret-bound token from before Kubernetes 1.24.
+    #[error(
+        "this is a legacy service account token, which has no expiry and is not accepted here; get a token with 'kubectl create token' instead"
+    )]
+    LegacyToken,
+    /// `--managed-only` is set, and the ServiceAccount lives elsewhere.
+    #[error(
+        "only managed service accounts are accepted here, and this service account is in another namespace"
+    )]
+    NotManaged,
+}
+
+/// Closed set of reasons, for metric and log only; the caller always sees the same 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// No credential.
+    Missing,
+    /// Not exactly one well-formed bearer token.
+    Malformed,
+    /// Longer than 16 KiB.
+    TooLarge,
+    /// Not a JSON Web Token.
+    Opaque,
+    /// Its header is not a plain JSON object, names something twice, or is nested too deep.
+    Header,
+    /// `none`, HMAC, or another algorithm that no API server signs with.
+    Algorithm,
+    /// It has `crit`.
+    Critical,
+    /// No known key has the id it names, or it names none and no key made its signature.
+    UnknownKey,
+    /// A key has the id it names and did not make its signature.
+    Signature,
+    /// Signed by the hub's own API server.
+    HubIdentity,
+    /// A claim is missing, wrongly typed or there twice.
+    Claims,
+    /// `iss` is not one of the cluster's.
+    Issuer,
+    /// `aud` has none of the cluster's.
+    Audience,
+    /// Past its end.
+    Expired,
+    /// Before its beginning.
+    NotYetValid,
+    /// Not a ServiceAccount, or not the one that its own claims name.
+    Subject,
+}
+
+// === impl AuthnError ===
+
+impl AuthnError {
+    /// A word of a closed set, for metric and log.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unauthorized(refusal) => refusal.as_str(),
+            Self::Explained(Explanation::LegacyToken) => "legacy-token",
+            Self::Explained(Explanation::NotManaged) => "not-managed",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
+impl From<Refusal> for AuthnError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Unauthorized(refusal)
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Whether no key set knew the signature, so that a set which could not be asked might have.
+    pub(super) const fn is_nobodys(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::Signature)
+    }
+
+    /// The word for metric and log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too-large",
+            Self::Opaque => "opaque",
+            Self::Header => "header",
+            Self::Algorithm => "algorithm",
+            Self::Critical => "critical",
+            Self::UnknownKey => "unknown-key",
+            Self::Signature => "signature",
+            Self::HubIdentity => "hub-identity",
+            Self::Claims => "claims",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not-yet-valid",
+            Self::Subject => "subject",
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What an operator can see of authentication. Labels come from closed sets and from the names of
+//! enrolled clusters; nothing that a caller writes becomes a label.
+
+use std::time::SystemTime;
+
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry};
+
+use super::AuthnError;
+use super::key_sets::seconds;
+use crate::name::ClusterName;
+
+/// Counters and gauges of one [`super::Authenticator`].
+pub(super) struct Metrics {
+    decisions: IntCounterVec,
+    cache_hits: IntCounterVec,
+    refreshes: IntCounterVec,
+    read_at: GaugeVec,
+    conflicts: IntCounterVec,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers them.
+    pub(super) fn register(registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)
+                .expect("invariant: names and labels are constants that follow the grammar");
+            registry
+                .register(Box::new(counter.clone()))
+                .expect("invariant: one authenticator per registry");
+            counter
+        };
+        let read_at = GaugeVec::new(
+            Opts::new(
+                "cluster_proxy_key_set_read_timestamp_seconds",
+                "When the key set was last read, seconds since the epoch.",
+            ),
+            &["cluster"],
+        )
+        .expect("invariant: names and labels are constants that follow the grammar");
+        registry
+            .register(Box::new(read_at.clone()))
+            .expect("invariant: one authenticator per registry");
+        Self {
+            decisions: counter(
+                "cluster_proxy_authentications_total",
+                "Decisions about callers. The cluster is empty when it is not enrolled.",
+                &["cluster", "outcome"],
+            ),
+            cache_hits: counter(
+                "cluster_proxy_authentication_cache_hits_total",
+                "Decisions that came out of a cache.",
+                &["cache"],
+            ),
+            refreshes: counter(
+                "cluster_proxy_key_set_refreshes_total",
+                "Attempts to read a key set.",
+                &["cluster", "result"],
+            ),
+            read_at,
+            conflicts: counter(
+                "cluster_proxy_key_conflicts_total",
+                "Published keys that were ignored because somebody else owns them.",
+                &["cluster"],
+            ),
+        }
+    }
+
+    /// Counts a decision.
+    pub(super) fn decided(&self, cluster: Option<&ClusterName>, error: Option<&AuthnError>) {
+        let cluster = cluster.map_or("", ClusterName::as_str);
+        let outcome = error.map_or(ACCEPTED, AuthnError::reason);
+        self.decisions.with_label_values(&[cluster, outcome]).inc();
+    }
+
+    /// Counts a decision that a cache made.
+    pub(super) fn cache_hit(&self, accepted: bool) {
+        let cache = if accepted { ACCEPTED } else { "refused" };
+        self.cache_hits.with_label_values(&[cache]).inc();
+    }
+
+    /// Counts an attempt to read a key set; `cluster` may be [`HUB`].
+    pub(super) fn refreshed(&self, cluster: &str, ok: bool, now: SystemTime) {
+        let result = if ok { "read" } else { "failed" };
+        self.refreshes.with_label_values(&[cluster, result]).inc();
+        if ok {
+            self.kept(cluster, seconds(now));
+        }
+    }
+
+    /// Shows the age of a set that was read before this process started.
+    pub(super) fn kept(&self, cluster: &str, read_at: u64) {
+        self.read_at.with_label_values(&[cluster]).set(read_at as f64);
+    }
+
+    /// Raises the alarm: `cluster` publishes a key that is not its own.
+    pub(super) fn conflict(&self, cluster: &ClusterName) {
+        self.conflicts.with_label_values(&[cluster.as_str()]).inc();
+    }
+
+    /// Forgets a cluster that is no longer enrolled, except for counters, which must not go back.
+    pub(super) fn forget(&self, cluster: &ClusterName) {
+        // Fails when there is nothing to remove.
+        let _ = self.read_at.remove_label_values(&[cluster.as_str()]);
+    }
+}
+
+/// In place of a cluster: the hub's own key set. No cluster name begins with `_`.
+pub(super) const HUB: &str = "_hub";
+
+const ACCEPTED: &str = "accepted";

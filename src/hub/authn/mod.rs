@@ -1,0 +1,257 @@
+//! Who is calling: a bearer token becomes an [`Identity`], or a reason why not.
+//!
+//! Key sets are asked in a fixed order: the hub's, then (not built yet) those of OIDC issuers, then
+//! that of the cluster in the path. The first that made the signature decides what the token is:
+//!
+//! | the signature was made by | outcome |
+//! |---|---|
+//! | a key of the hub, and the path's cluster is not the hub's own | 401 until hub identities are served |
+//! | a key that the path's cluster owns (or shares with the hub, `--hub-itself`) | its claims decide: passes as [`Mode::Caller`], or 401 |
+//! | nobody, and the hub's set could not be read at the last attempt | 503: the token may be the hub's |
+//! | nobody, and the hub's set could be read or there is no hub API | 401, whether or not the cluster's set could be read |
+//!
+//! Before the last two, the sets that could be behind are read once, if that is allowed again
+//! (`sources`). A cluster whose tunnels are gone keeps its last good set, also over a restart of
+//! the hub, so that its callers get 503 from the routing and not 401 from here.
+//!
+//! The seam for what comes: a new verifier is a new arm of `Authenticator::verify` between the
+//! hub's keys and the cluster's, and gives an [`Identity`] of another [`Mode`]; a token that is no
+//! JWT stops at [`Refusal::Opaque`], which is where a TokenReview would go on.
+
+mod cache;
+mod claims;
+mod credential;
+mod errors;
+mod home;
+mod key_sets;
+mod keys;
+mod metrics;
+mod ownership;
+mod proof;
+mod refresh;
+mod sources;
+mod token;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::watch;
+
+use self::cache::{Cache, Generation};
+use self::claims::Accepted;
+use self::credential::Token;
+pub use self::errors::{AuthnError, Explanation, Refusal};
+use self::key_sets::{KeySet, Signer};
+use self::metrics::Metrics;
+use self::sources::{Parts, Sources};
+use self::token::Unverified;
+use crate::fleet::Fleet;
+use crate::name::ClusterName;
+use crate::state::{State, StateError};
+use crate::tunnel::headers::Mode;
+
+/// A verified caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `system:serviceaccount:NAMESPACE:NAME`. For logs at debug; never a metric label.
+    pub user: String,
+    /// How the request stands before the spoke's API server.
+    pub mode: Mode,
+    /// The first moment at which the token is refused (its `exp` and the leeway of one minute);
+    /// live streams end with it. None for legacy tokens.
+    pub expires: Option<SystemTime>,
+}
+
+/// A small request to a spoke's API server under the agent's own ServiceAccount, through its tunnel.
+pub trait SpokeApi: Send + Sync + 'static {
+    /// Sends it; at most `limit` bytes of answer, within `deadline`. Follows no redirect.
+    fn request<'a>(
+        &'a self,
+        cluster: &'a ClusterName,
+        method: Method,
+        path: &'a str,
+        body: Option<Bytes>,
+        limit: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>>;
+}
+
+/// Why a spoke could not be asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SpokeApiError(pub String);
+
+/// The hub's own API server, where there is one.
+pub trait HubApi: Send + Sync + 'static {
+    /// `GET path` under the hub's own ServiceAccount. Follows no redirect.
+    fn get<'a>(
+        &'a self,
+        path: &'a str,
+        limit: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>>;
+}
+
+/// Configuration of authentication.
+#[derive(Clone, Debug, Default)]
+pub struct AuthnConfig {
+    /// Only ServiceAccounts of this namespace (`--managed-only`).
+    pub managed_only: Option<String>,
+    /// Accept legacy Secret-bound tokens, which have no expiry.
+    pub allow_legacy_tokens: bool,
+}
+
+/// Verifies callers. Clones share caches and key sets.
+#[derive(Clone)]
+pub struct Authenticator(Arc<Inner>);
+
+struct Inner {
+    config: AuthnConfig,
+    cache: Cache,
+    metrics: Arc<Metrics>,
+    sources: Sources,
+}
+
+/// The wall clock, as an argument: tests move it.
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// Reads key owners and kept key sets from `state`. One authenticator per `registry`.
+    pub async fn build(
+        config: AuthnConfig,
+        state: State,
+        fleet: watch::Receiver<Fleet>,
+        spokes: Arc<dyn SpokeApi>,
+        hub: Option<Arc<dyn HubApi>>,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, StateError> {
+        let clock: Clock = Arc::new(SystemTime::now);
+        Self::build_with_clock(config, state, fleet, spokes, hub, registry, clock).await
+    }
+
+    /// Refreshes key sets every 60 s (with jitter), at once when a cluster connects, and when a
+    /// caller brings an unknown key. Returns only when the fleet's writer is gone. Without it no
+    /// key set is ever read: the hub spawns it once.
+    pub async fn run(self) {
+        self.0.sources.run().await;
+    }
+
+    /// Decides who is calling. Moves a WebSocket subprotocol token into Authorization and deletes
+    /// it there. `cluster` need not be enrolled: the answer is then the common refusal.
+    ///
+    /// A caller that was answered a moment ago costs one HMAC and one lookup, and does not wait.
+    /// A token with an unknown key waits for a key set, at most 5 s.
+    pub async fn authenticate(
+        &self,
+        cluster: &ClusterName,
+        headers: &mut HeaderMap,
+    ) -> Result<Arc<Identity>, AuthnError> {
+        let set = self.0.sources.find(cluster);
+        let answer = self.decide(cluster, set.as_ref(), headers).await;
+        self.0.metrics.decided(set.is_some().then_some(cluster), answer.as_ref().err());
+        answer
+    }
+
+    async fn build_with_clock(
+        config: AuthnConfig,
+        state: State,
+        fleet: watch::Receiver<Fleet>,
+        spokes: Arc<dyn SpokeApi>,
+        hub_api: Option<Arc<dyn HubApi>>,
+        registry: &prometheus::Registry,
+        clock: Clock,
+    ) -> Result<Self, StateError> {
+        let metrics = Arc::new(Metrics::register(registry));
+        let parts = Parts { clock, state, fleet, spokes, hub_api, metrics: metrics.clone() };
+        let sources = Sources::load(parts).await?;
+        Ok(Self(Arc::new(Inner { config, cache: Cache::new(), metrics, sources })))
+    }
+
+    async fn decide(
+        &self,
+        cluster: &ClusterName,
+        set: Option<&Arc<KeySet>>,
+        headers: &mut HeaderMap,
+    ) -> Result<Arc<Identity>, AuthnError> {
+        let Inner { cache, metrics, sources, .. } = &*self.0;
+        let token = Token::take(headers)?;
+        let key = cache.key(cluster, &token);
+        if let Some(answer) = cache.get(&key, self.generation(set), sources.now()) {
+            metrics.cache_hit(answer.is_ok());
+            return answer;
+        }
+        let unverified = Unverified::parse(token.as_str())?;
+        let mut generation = self.generation(set);
+        let mut answer = self.verify(set, &unverified);
+        // Twice: the first wait may share a read that began before the key was published.
+        for _ in 0..2 {
+            let unknown = answer == Err(AuthnError::Unauthorized(Refusal::UnknownKey));
+            if !unknown || !sources.read_for_unknown_key(cluster, set).await {
+                break;
+            }
+            generation = self.generation(set);
+            answer = self.verify(set, &unverified);
+        }
+        if matches!(&answer, Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys())
+            && sources.hub_is_unknown()
+        {
+            answer = Err(AuthnError::Unavailable(HUB_UNKNOWN.to_owned()));
+        }
+        cache.put(key, generation, &answer);
+        answer
+    }
+
+    /// Who a token speaks for, by the key sets as they are.
+    fn verify(
+        &self,
+        set: Option<&Arc<KeySet>>,
+        token: &Unverified<'_>,
+    ) -> Result<Arc<Identity>, AuthnError> {
+        let Inner { config, sources, .. } = &*self.0;
+        let now = sources.now();
+        let snapshot = sources.snapshot(set);
+        let mut forged = false;
+        if let Some(hub) = &sources.hub {
+            match hub.snapshot().signer(token, now) {
+                Signer::Key(key) if !snapshot.holds(&key.thumbprint) => {
+                    return Err(Refusal::HubIdentity.into());
+                }
+                Signer::Forged => forged = true,
+                Signer::Key(_) | Signer::Unknown => {}
+            }
+        }
+        match snapshot.signer(token, now) {
+            Signer::Key(_) => {}
+            Signer::Unknown if !forged => return Err(Refusal::UnknownKey.into()),
+            Signer::Unknown | Signer::Forged => return Err(Refusal::Signature.into()),
+        }
+        let accepted = Accepted { issuers: &snapshot.issuers, audiences: &snapshot.audiences };
+        let subject = claims::check(&token.payload, accepted, config, now)?;
+        Ok(Arc::new(Identity { user: subject.user, mode: Mode::Caller, expires: subject.expires }))
+    }
+
+    fn generation(&self, set: Option<&Arc<KeySet>>) -> Generation {
+        Generation {
+            cluster: set.map_or(0, |set| set.snapshot().generation),
+            hub: self.0.sources.hub.as_ref().map_or(0, |hub| hub.snapshot().generation),
+        }
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// What a caller is told when nobody can say whether the token is the hub's.
+const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! All key sets, and the one loop that keeps them fresh.
+//!
+//! Only [`Sources::run`] reads key sets. A request that meets an unknown key marks the set as
+//! wanted and waits for the loop: a caller who hangs up takes no read with it, and a thousand
+//! callers wait for the same one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::key_sets::{DEADLINE, INTERVAL, Kept, KeySet, Material, Snapshot, lock};
+use super::metrics::{HUB, Metrics};
+use super::ownership::{Owner, Owners, Ownership};
+use super::{Clock, HubApi, SpokeApi};
+use crate::fleet::{ClusterState, Fleet};
+use crate::name::ClusterName;
+use crate::state::{Document, State, StateError};
+
+/// Every key set of this hub.
+pub(super) struct Sources {
+    pub(super) clock: Clock,
+    pub(super) state: State,
+    pub(super) fleet: watch::Receiver<Fleet>,
+    pub(super) spokes: Arc<dyn SpokeApi>,
+    pub(super) hub_api: Option<Arc<dyn HubApi>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ownership: Ownership,
+    /// The hub's own set; none without a hub API.
+    pub(super) hub: Option<Arc<KeySet>>,
+    /// When the last good read of the hub's set began; held while reading it.
+    pub(super) hub_read: tokio::sync::Mutex<Option<Instant>>,
+    /// When a cluster last tried to prove a key.
+    pub(super) proofs: Mutex<HashMap<(ClusterName, String), Instant>>,
+    clusters: ArcSwap<HashMap<ClusterName, Arc<KeySet>>>,
+    /// Kept sets of clusters that the fleet has not named yet.
+    kept: Mutex<HashMap<ClusterName, Kept>>,
+    /// The owners that all sets were last settled by.
+    settled: Mutex<Arc<Owners>>,
+    /// The snapshot of a cluster that is not enrolled.
+    nothing: Arc<Snapshot>,
+    wake: Notify,
+}
+
+/// What [`Sources`] is made from.
+pub(super) struct Parts {
+    pub(super) clock: Clock,
+    pub(super) state: State,
+    pub(super) fleet: watch::Receiver<Fleet>,
+    pub(super) spokes: Arc<dyn SpokeApi>,
+    pub(super) hub_api: Option<Arc<dyn HubApi>>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+// === impl Sources ===
+
+impl Sources {
+    /// Reads owners and kept key sets.
+    pub(super) async fn load(parts: Parts) -> Result<Self, StateError> {
+        let Parts { clock, state, fleet, spokes, hub_api, metrics } = parts;
+        let ownership = Ownership::load(state.clone()).await?;
+        let mut kept = HashMap::new();
+        for name in state.store().enrolled().await? {
+            if let Some(set) = read_kept(&state, &Document::KeySet(name.clone())).await? {
+                metrics.kept(name.as_str(), set.read_at);
+                kept.insert(name, set);
+            }
+        }
+        let hub = hub_api.as_ref().map(|_| Arc::new(KeySet::new(Owner::Hub)));
+        if let Some(hub) = &hub
+            && let Some(set) = read_kept(&state, &Document::HubKeySet).await?
+        {
+            metrics.kept(HUB, set.read_at);
+            hub.replace(Material::from_kept(set));
+            hub.settle(&ownership.view(), true);
+        }
+        let sources = Self {
+            settled: Mutex::new(ownership.view()),
+            clock,
+            state,
+            fleet,
+            spokes,
+            hub_api,
+            metrics,
+            ownership,
+            hub,
+            hub_read: tokio::sync::Mutex::default(),
+            proofs: Mutex::default(),
+            clusters: ArcSwap::default(),
+            kept: Mutex::new(kept),
+            nothing: Arc::new(Snapshot::empty()),
+            wake: Notify::new(),
+        };
+        sources.reconcile();
+        Ok(sources)
+    }
+
+    /// The key set of an enrolled cluster.
+    pub(super) fn find(&self, cluster: &ClusterName) -> Option<Arc<KeySet>> {
+        if let Some(set) = self.clusters.load().get(cluster) {
+            return Some(set.clone());
+        }
+        // Enrolled a moment ago, and the loop has not come round yet.
+        if !self.fleet.borrow().clusters.contains_key(cluster) {
+            return None;
+        }
+        self.reconcile();
+        self.clusters.load().get(cluster).cloned()
+    }
+
+    /// The key set of every enrolled cluster.
+    pub(super) fn clusters(&self) -> Vec<(ClusterName, Arc<KeySet>)> {
+        let clusters = self.clusters.load();
+        clusters.iter().map(|(name, set)| (name.clone(), set.clone())).collect()
+    }
+
+    /// What verifies tokens on the path of a cluster.
+    pub(super) fn snapshot(&self, set: Option<&Arc<KeySet>>) -> Arc<Snapshot> {
+        set.map_or_else(|| self.nothing.clone(), |set| arc_swap::Guard::into_inner(set.snapshot()))
+    }
+
+    /// Whether somebody could be the hub's without us knowing: its key set could not be read.
+    pub(super) fn hub_is_unknown(&self) -> bool {
+        self.hub.as_ref().is_some_and(|hub| !hub.answered())
+    }
+
+    /// Reads the sets that might hold a key nobody knows, as far as that is allowed now. Returns
+    /// false when nothing was read, so that looking again is of no use.
+    pub(super) async fn read_for_unknown_key(
+        &self,
+        cluster: &ClusterName,
+        set: Option<&Arc<KeySet>>,
+    ) -> bool {
+        let live = self.cluster(cluster).is_some_and(|cluster| !cluster.tunnels.is_empty());
+        let set = set.filter(|_| live);
+        let mut waits: Vec<_> = self.hub.iter().chain(set).filter_map(|set| set.ask()).collect();
+        if waits.is_empty() {
+            return false;
+        }
+        self.wake.notify_one();
+        let attempts = join_all(waits.iter_mut().map(watch::Receiver::changed));
+        tokio::time::timeout(DEADLINE, attempts).await.is_ok()
+    }
+
+    /// Keeps every set fresh. Returns only when the fleet's writer is gone.
+    pub(super) async fn run(&self) {
+        let mut fleet = self.fleet.clone();
+        let mut reads = FuturesUnordered::new();
+        loop {
+            fleet.mark_unchanged();
+            self.reconcile();
+            let mut next = Instant::now() + INTERVAL;
+            for set in self.all() {
+                let (live, about) = match &set.owner {
+                    Owner::Cluster(name) => self.cluster(name).map_or((false, None), |cluster| {
+                        (!cluster.tunnels.is_empty(), cluster.about.clone())
+                    }),
+                    _ => (true, None),
+                };
+                if set.start(live, about.as_ref()) {
+                    reads.push(self.refresh(set));
+                } else if let Some(due) = set.due() {
+                    next = next.min(due);
+                }
+            }
+            tokio::select! {
+                changed = fleet.changed() => if changed.is_err() { return },
+                () = self.wake.notified() => {}
+                Some(()) = reads.next() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Settles every set again if owners changed since the last time.
+    pub(super) fn settle_all(&self) {
+        let owners = self.ownership.view();
+        {
+            let mut settled = lock(&self.settled);
+            if Arc::ptr_eq(&settled, &owners) {
+                return;
+            }
+            *settled = owners.clone();
+        }
+        for set in self.all() {
+            self.settle(&set, &owners);
+        }
+    }
+
+    /// Works out what of a set counts.
+    pub(super) fn settle(&self, set: &KeySet, owners: &Owners) {
+        let hub_itself = match &set.owner {
+            Owner::Cluster(name) => self.cluster(name).is_some_and(|cluster| cluster.hub_itself),
+            _ => true,
+        };
+        set.settle(owners, hub_itself);
+    }
+
+    /// What is known about a cluster right now.
+    pub(super) fn cluster(&self, name: &ClusterName) -> Option<Arc<ClusterState>> {
+        self.fleet.borrow().clusters.get(name).cloned()
+    }
+
+    /// The present, by the clock on the wall.
+    pub(super) fn now(&self) -> SystemTime {
+        (self.clock)()
+    }
+
+    fn all(&self) -> Vec<Arc<KeySet>> {
+        self.hub.iter().chain(self.clusters.load().values()).cloned().collect()
+    }
+
+    /// Makes the sets follow the fleet: one per enrolled cluster, none for others.
+    fn reconcile(&self) {
+        let mut kept = lock(&self.kept);
+        let current = self.clusters.load_full();
+        let mut next = HashMap::new();
+        let mut added = Vec::new();
+        for name in self.fleet.borrow().clusters.keys() {
+            let set = current.get(name).cloned().unwrap_or_else(|| {
+                let set = Arc::new(KeySet::new(Owner::Cluster(name.clone())));
+                if let Some(kept) = kept.remove(name) {
+                    set.replace(Material::from_kept(kept));
+                    added.push(set.clone());
+                }
+                set
+            });
+            next.insert(name.clone(), set);
+        }
+        let removed: Vec<_> = current.keys().filter(|name| !next.contains_key(*name)).collect();
+        removed.iter().for_each(|name| self.metrics.forget(name));
+        if removed.is_empty() && next.len() == current.len() {
+            return;
+        }
+        let owners = self.ownership.view();
+        added.iter().for_each(|set| self.settle(set, &owners));
+        self.clusters.store(Arc::new(next));
+    }
+}
+
+/// A kept set only saves time, so a damaged one is dropped and read again from its source.
+async fn read_kept(state: &State, document: &Document) -> Result<Option<Kept>, StateError> {
+    match state.read(document).await {
+        Err(error @ StateError::Damaged { .. }) => {
+            tracing::warn!(%error, "dropping a kept key set");
+            state.store().delete(document).await?;
+            Ok(None)
+        }
+        kept => kept,
+    }
+}

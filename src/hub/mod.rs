@@ -1,0 +1,3 @@
+//! The process that clients talk to.
+
+pub mod authn;
