@@ -1,3 +1,336 @@
-//! The process that clients talk to.
+//! The process that clients talk to: build, bind, run, drain. The only place where its parts meet.
+//!
+//! | step of a request | file |
+//! |---|---|
+//! | accept, TLS, HTTP | [`front`]: `listener`, `connection` |
+//! | which cluster | `route` |
+//! | who is calling | [`authn`] |
+//! | what crosses | `headers`, `verb` |
+//! | which tunnel, send, judge | `registry`, `forward` |
+//! | failure to response | `failure`, `forward/respond` |
+//! | end: metrics, access log | `record`, `metrics`, `access_log` |
+//!
+//! Agents arrive at `dock`; `probe` and `spokes` are the hub's own requests through tunnels;
+//! `admin` shows all of it.
 
+mod access_log;
+mod admin;
 pub mod authn;
+mod config;
+mod dock;
+mod failure;
+mod forward;
+mod front;
+mod headers;
+mod metrics;
+mod own_api;
+mod probe;
+mod record;
+mod registry;
+mod route;
+mod spokes;
+mod verb;
+mod workers;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::drain::Drain;
+use crate::pki::join::JoinService;
+use crate::pki::tls::{ServingTls, TlsError};
+use crate::state::{State, StateError};
+use crate::tunnel::settings::Settings;
+use admin::Admin;
+use authn::Authenticator;
+use dock::Dock;
+use forward::Forwarder;
+use front::Front;
+use front::listener::{SocketOptions, accept, bind};
+use metrics::Metrics;
+use record::Recorder;
+use registry::Registry;
+use spokes::Spokes;
+use workers::Workers;
+
+pub use config::{AccessLog, HubConfig};
+
+/// A hub with its listeners bound.
+pub struct Hub {
+    config: HubConfig,
+    addresses: Addresses,
+    listeners: Listeners,
+    workers: Workers,
+    tls: ServingTls,
+    registry: Registry,
+    metrics: Metrics,
+    collected: prometheus::Registry,
+    authenticator: Authenticator,
+    recorder: Recorder,
+}
+
+/// Where a bound hub listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// User listener (HTTPS).
+    pub user: SocketAddr,
+    /// Agent listener (mutual TLS, and joining).
+    pub agents: SocketAddr,
+    /// Admin listener (plain HTTP).
+    pub admin: SocketAddr,
+}
+
+struct Listeners {
+    user: TcpListener,
+    agents: TcpListener,
+    admin: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// Reads state, builds every part, binds every listener.
+    pub async fn build(config: HubConfig) -> Result<Self, HubError> {
+        let listeners = Listeners::bind(&config)?;
+        let addresses = listeners.addresses()?;
+        let collected = prometheus::Registry::new();
+        let metrics = Metrics::new(&collected)?;
+        let tls = ServingTls::load(&config.state).await?;
+        let registry = Registry::new();
+        registry.sync(&config.state.enrolments().await?);
+        let authenticator = Authenticator::build(
+            config.authn.clone(),
+            config.state.clone(),
+            registry.subscribe(),
+            Arc::new(Spokes { registry: registry.clone() }),
+            config.hub_api.clone(),
+            &collected,
+        )
+        .await?;
+        let dropped = metrics.access_lines_dropped.clone();
+        let log = access_log::AccessLogger::open(&config.access_log, dropped)
+            .map_err(HubError::AccessLog)?;
+        let workers = Workers::start(config.workers).map_err(HubError::Workers)?;
+        let recorder = Recorder { metrics: metrics.clone(), log };
+        Ok(Self {
+            config,
+            addresses,
+            listeners,
+            workers,
+            tls,
+            registry,
+            metrics,
+            collected,
+            authenticator,
+            recorder,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `drain` stops it and its streams ended or were cut. Dropping the future ends
+    /// everything at once.
+    pub async fn run(self, drain: Drain) -> Result<(), HubError> {
+        // Clients first, tunnels after: what runs when the hub stops still needs its tunnel.
+        let clients = Drain::new();
+        let tunnels = Drain::new();
+        let front = Front {
+            tls: self.tls.front.clone(),
+            authenticator: self.authenticator.clone(),
+            forwarder: Forwarder {
+                registry: self.registry.clone(),
+                drain: clients.clone(),
+                head_timeout: self.config.head_timeout,
+            },
+            recorder: self.recorder.clone(),
+        };
+        let dock = Dock {
+            tls: self.tls.dock.clone(),
+            join: JoinService::new(self.config.state.clone(), self.config.renewal_grace)
+                .with_certificate_life(self.config.certificate_life),
+            state: self.config.state.clone(),
+            registry: self.registry.clone(),
+            metrics: self.metrics.clone(),
+            settings: Settings::default(),
+            drain: tunnels.clone(),
+            replica: uuid::Uuid::new_v4().to_string().into(),
+        };
+        let admin = Admin {
+            collected: self.collected.clone(),
+            metrics: self.metrics.clone(),
+            registry: self.registry.clone(),
+            fleet: self.registry.subscribe(),
+            tls: self.tls.clone(),
+            drain: drain.clone(),
+        };
+
+        // Owned here: dropping the set ends them.
+        let mut background = JoinSet::new();
+        background.spawn(self.authenticator.clone().run());
+        background.spawn(self.tls.clone().watch(self.config.state.clone()));
+        background.spawn(probe::run(self.registry.clone(), self.metrics.clone()));
+        background.spawn(follow_state(
+            self.config.state.clone(),
+            self.registry.clone(),
+            self.metrics.clone(),
+        ));
+        if let Some(listener) = self.listeners.metrics {
+            let pages = admin.clone().metrics_router();
+            background.spawn(async move { serve_pages(listener, pages).await });
+        }
+        background.spawn(serve_pages(self.listeners.admin, admin.router()));
+        background.spawn(accept(
+            self.listeners.agents,
+            SocketOptions { buffers: None },
+            MAX_AGENT_CONNECTIONS,
+            self.workers.clone(),
+            // Closed at once: an agent that is told to leave must not come back to us.
+            drain.clone(),
+            tunnels.clone(),
+            move |socket: TcpStream, peer, permit| {
+                let dock = dock.clone();
+                async move {
+                    dock.serve(socket, peer).await;
+                    drop(permit);
+                }
+            },
+        ));
+        background.spawn(accept(
+            self.listeners.user,
+            SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
+            MAX_CONNECTIONS,
+            self.workers.clone(),
+            drain.clone(),
+            clients.clone(),
+            move |socket: TcpStream, peer, permit| {
+                let front = front.clone();
+                async move {
+                    front::serve(front, socket, peer).await;
+                    drop(permit);
+                }
+            },
+        ));
+
+        drain.stopping().await;
+        clients.stop();
+        let leaving = self.registry.tunnels();
+        let leaving = leaving.iter().map(|tunnel| dock::leave(tunnel));
+        let told = futures_util::future::join_all(leaving);
+        tokio::select! {
+            // Told alongside, not first: a dead agent must not hold the drain.
+            _ = async { tokio::join!(told, clients.finish(self.config.drain_timeout)) } => {}
+            () = drain.cut() => { clients.finish(Duration::ZERO).await; }
+        }
+        for tunnel in self.registry.tunnels() {
+            tunnel.opener.close("hub-stopped");
+        }
+        tunnels.finish(TUNNELS_CLOSE).await;
+        self.workers.stop();
+        let log = self.recorder.log.clone();
+        // A join error means that the runtime is going away as well.
+        let _ = tokio::task::spawn_blocking(move || log.flush()).await;
+        Ok(())
+    }
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    fn bind(config: &HubConfig) -> Result<Self, HubError> {
+        let bind = |address, flag| {
+            bind(address).map_err(|source| HubError::Bind { address, flag, source })
+        };
+        Ok(Self {
+            user: bind(config.user, "--listen")?,
+            agents: bind(config.agents, "--agent-listen")?,
+            admin: bind(config.admin, "--admin-address")?,
+            metrics: config
+                .metrics
+                .map(|address| bind(address, "--metrics-address"))
+                .transpose()?,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses, HubError> {
+        let address = |listener: &TcpListener| listener.local_addr().map_err(HubError::Workers);
+        Ok(Addresses {
+            user: address(&self.user)?,
+            agents: address(&self.agents)?,
+            admin: address(&self.admin)?,
+        })
+    }
+}
+
+/// Why a hub could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// A listener's address.
+    #[error("cannot listen on {address}: {source}; is another process using it? set {flag}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// State.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Two metrics of one name: a mistake of ours.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The access log's file.
+    #[error("the access log cannot be opened: {0}; set --access-log")]
+    AccessLog(#[source] std::io::Error),
+    /// Threads or sockets of the process itself.
+    #[error("the system refused a thread or a socket: {0}")]
+    Workers(#[source] std::io::Error),
+}
+
+/// Takes over what commands and other replicas write: enrolments, removals, revocations.
+async fn follow_state(state: State, registry: Registry, metrics: Metrics) {
+    let mut ticks = tokio::time::interval(STATE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match state.enrolments().await {
+            Ok(enrolments) => {
+                registry.sync(&enrolments).iter().for_each(|name| metrics.forget(name));
+            }
+            // What was known goes on: an unreadable folder must not end a fleet.
+            Err(error) => {
+                tracing::warn!(%error, "the enrolments cannot be read, the last known stay")
+            }
+        }
+    }
+}
+
+async fn serve_pages(listener: TcpListener, pages: axum::Router) {
+    if let Err(error) = axum::serve(listener, pages).await {
+        tracing::error!(%error, "an admin listener ended");
+    }
+}
+
+/// `clusters revoke` must end tunnels within 10 s; a look costs little.
+const STATE_INTERVAL: Duration = Duration::from_secs(2);
+/// Open user connections; each costs some tens of KiB.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Open agent connections: two for each of several thousand clusters, twice during a renewal.
+const MAX_AGENT_CONNECTIONS: usize = 20_000;
+/// Kernel buffers of a user's socket, each way. Autotuned ones let a few hundred stalled readers
+/// exhaust the TCP memory of the whole host.
+const USER_SOCKET_BUFFERS: usize = 256 * 1024;
+/// Tunnels have nothing left to carry when they are closed.
+const TUNNELS_CLOSE: Duration = Duration::from_secs(2);

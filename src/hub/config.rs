@@ -1,0 +1,52 @@
+//! Values the hub needs, already parsed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::authn::{AuthnConfig, HubApi};
+use crate::state::State;
+
+/// Configuration of a hub.
+#[derive(Clone)]
+pub struct HubConfig {
+    /// User listener, HTTPS.
+    pub user: SocketAddr,
+    /// Agent listener.
+    pub agents: SocketAddr,
+    /// Admin listener, plain HTTP, loopback.
+    pub admin: SocketAddr,
+    /// Only health and metrics, for the cluster's scrapers.
+    pub metrics: Option<SocketAddr>,
+    /// What survives a restart.
+    pub state: State,
+    /// The hub's own API server, where there is one.
+    pub hub_api: Option<Arc<dyn HubApi>>,
+    /// Authentication.
+    pub authn: AuthnConfig,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// Worker threads, one runtime each.
+    pub workers: usize,
+    /// How long running streams may take when the hub stops.
+    pub drain_timeout: Duration,
+    /// How long an API server may think before its response head, counted from the end of the
+    /// request's body. Longer than the API server's own 60 s, so that its answer wins.
+    pub head_timeout: Duration,
+    /// Life of the certificates that agents get.
+    pub certificate_life: Duration,
+    /// How long after its end a certificate can still be renewed by proof of the enrolled key.
+    pub renewal_grace: Duration,
+}
+
+/// Destination of the access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
+}

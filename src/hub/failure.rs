@@ -1,0 +1,154 @@
+//! Everything that can keep a request from its answer, as the hub sees it.
+
+use std::time::Duration;
+
+use super::authn::AuthnError;
+use super::headers::HeaderError;
+use super::route::RouteError;
+use crate::name::ClusterName;
+use crate::tunnel::connect::ConnectError;
+use crate::tunnel::headers::Fault;
+use crate::tunnel::opener::OpenError;
+
+/// Why a request gets an answer of ours instead of an API server's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The target is not one.
+    #[error("{0}")]
+    Route(#[from] RouteError),
+    /// The headers cannot be forwarded.
+    #[error("{0}")]
+    Headers(#[from] HeaderError),
+    /// The caller was not let in, or could not be judged.
+    #[error(transparent)]
+    Authn(#[from] AuthnError),
+    /// The request's body broke off, or broke its framing.
+    #[error("the request body could not be read: {0}")]
+    Body(String),
+    /// An upgrade request that cannot be carried.
+    #[error("{0}")]
+    Upgrade(#[from] ConnectError),
+    /// No live tunnel.
+    #[error(
+        "cluster {cluster} has no connected agent: check that its agent runs and reaches the hub"
+    )]
+    NoTunnel {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Back any moment: the hub starts or drains, or the tunnel was lost a moment ago.
+        soon: bool,
+    },
+    /// Every tunnel is at its limit of streams.
+    #[error("cluster {0} has as many requests in flight as its tunnels carry: try again")]
+    Full(ClusterName),
+    /// The tunnel broke under a request that must not be repeated by us.
+    #[error("the tunnel to cluster {cluster} was lost while the request was under way: {reason}")]
+    TunnelLost {
+        /// The cluster.
+        cluster: ClusterName,
+        /// What the tunnel saw.
+        reason: String,
+    },
+    /// The agent gave up on this one stream.
+    #[error("the agent of cluster {cluster} ended the request: {reason}")]
+    Reset {
+        /// The cluster.
+        cluster: ClusterName,
+        /// HTTP/2 reason.
+        reason: String,
+    },
+    /// The agent answered in place of the API server.
+    #[error("{}", fault_text(.fault, .cluster))]
+    Fault {
+        /// The cluster.
+        cluster: ClusterName,
+        /// What it said.
+        fault: Fault,
+    },
+    /// No response head in time.
+    #[error("the API server of cluster {cluster} sent no response within {}", humantime::format_duration(*.after))]
+    HeadTimeout {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The deadline.
+        after: Duration,
+    },
+}
+
+/// The hop that failed: a closed set, for metrics and for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    /// Nothing failed, or the API server itself said no.
+    None,
+    /// The request was wrong.
+    Client,
+    /// The hub could not say who is calling, or would not let them in.
+    Authentication,
+    /// A limit of the hub.
+    Limit,
+    /// No tunnel, or it broke.
+    Tunnel,
+    /// The agent.
+    Agent,
+    /// The spoke's API server.
+    ApiServer,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Which hop failed.
+    pub(crate) fn hop(&self) -> Hop {
+        match self {
+            Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
+            Self::Authn(_) => Hop::Authentication,
+            Self::Full(_) => Hop::Limit,
+            Self::NoTunnel { .. } | Self::TunnelLost { .. } => Hop::Tunnel,
+            Self::Reset { .. } => Hop::Agent,
+            Self::Fault { fault, .. } => match fault {
+                Fault::Unreachable | Fault::Interrupted | Fault::BadAnswer => Hop::ApiServer,
+                Fault::AgentRefused | Fault::Refused => Hop::Agent,
+            },
+            Self::HeadTimeout { .. } => Hop::ApiServer,
+        }
+    }
+}
+
+// === impl Hop ===
+
+impl Hop {
+    /// Who broke off a stream after its head: the agent resets a stream where its API server's
+    /// answer broke, and does not say more.
+    pub(crate) const fn of(error: &OpenError) -> Self {
+        match error {
+            OpenError::Reset(_) => Self::Agent,
+            _ => Self::Tunnel,
+        }
+    }
+
+    /// The metric label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Client => "client",
+            Self::Authentication => "hub-authentication",
+            Self::Limit => "hub-limit",
+            Self::Tunnel => "tunnel",
+            Self::Agent => "agent",
+            Self::ApiServer => "api-server",
+        }
+    }
+}
+
+fn fault_text(fault: &Fault, cluster: &ClusterName) -> String {
+    let what = match fault {
+        Fault::Unreachable => "cannot reach its API server",
+        Fault::Interrupted => "lost its API server while the request was under way",
+        Fault::BadAnswer => "got an answer from its API server that is not valid HTTP",
+        Fault::AgentRefused => {
+            "was refused by its API server: check the agent's own ServiceAccount token and RBAC"
+        }
+        Fault::Refused => "refuses this kind of request",
+    };
+    format!("the agent of cluster {cluster} {what}")
+}

@@ -1,0 +1,204 @@
+//! Bodies on their way: counted, and ended when the caller's right to them ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::drain::Drain;
+use crate::hub::failure::Hop;
+use crate::hub::record::Record;
+use crate::hub::verb::Span;
+use crate::tunnel::opener::OpenError;
+use crate::tunnel::pump::ReceiveBody;
+
+/// What the hub answers with.
+pub(crate) struct ResponseBody {
+    source: Source,
+    record: Option<Box<Record>>,
+}
+
+enum Source {
+    /// Made here.
+    Full(Full<Bytes>),
+    /// From the tunnel.
+    Tunnel(ReceiveBody),
+    /// From the tunnel, and may outlive the caller's right to it.
+    Live { body: ReceiveBody, span: Span, end: BoxFuture<'static, EndReason> },
+}
+
+/// Why the hub ends a stream that could go on: the metric label, and the log's reason.
+pub(crate) type EndReason = &'static str;
+
+/// A response body broke off. The connection (HTTP/1.1) or the stream (HTTP/2) is cut, so that what
+/// arrived cannot look complete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BrokenBody {
+    /// The tunnel's side.
+    #[error(transparent)]
+    Tunnel(#[from] OpenError),
+    /// Ours.
+    #[error("the stream was ended by the hub: {0}")]
+    Ended(EndReason),
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// A body made here.
+    pub(crate) fn full(body: Full<Bytes>) -> Self {
+        Self { source: Source::Full(body), record: None }
+    }
+
+    /// A body from the tunnel that ends by itself.
+    pub(crate) fn tunnel(body: ReceiveBody) -> Self {
+        Self { source: Source::Tunnel(body), record: None }
+    }
+
+    /// A body from the tunnel that ends when `end` is ready: a watch cleanly, anything else not.
+    pub(crate) fn live(body: ReceiveBody, span: Span, end: BoxFuture<'static, EndReason>) -> Self {
+        Self { source: Source::Live { body, span, end }, record: None }
+    }
+
+    /// Attaches the request's record, which is written when the body is dropped.
+    pub(crate) fn recorded(mut self, record: Box<Record>) -> Self {
+        self.record = Some(record);
+        self
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BrokenBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        let this = &mut *self;
+        let frame = match &mut this.source {
+            Source::Full(body) => {
+                ready!(Pin::new(body).poll_frame(context)).map(|Ok(frame)| Ok(frame))
+            }
+            Source::Tunnel(body) => ready!(Pin::new(body).poll_frame(context)),
+            Source::Live { body, span, end } => {
+                // First, so that a stream that never pauses ends as well.
+                if let Poll::Ready(reason) = end.as_mut().poll(context) {
+                    let span = *span;
+                    this.source = Source::Full(Full::default());
+                    if let Some(record) = &mut this.record {
+                        record.ended_by_hub(reason);
+                    }
+                    return Poll::Ready(match span {
+                        Span::Watch => None,
+                        _ => Some(Err(BrokenBody::Ended(reason))),
+                    });
+                }
+                ready!(Pin::new(body).poll_frame(context))
+            }
+        };
+        if let Some(record) = &mut this.record {
+            match &frame {
+                Some(Ok(frame)) => {
+                    record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                Some(Err(error)) => record.ended(Hop::of(error), error.to_string()),
+                None => {}
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::Tunnel)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Full(body) => body.is_end_stream(),
+            Source::Tunnel(body) | Source::Live { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Full(body) => body.size_hint(),
+            Source::Tunnel(body) | Source::Live { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// Ready when a live stream must end: its token expired, or the hub stops waiting for it.
+pub(crate) fn end_of_stream(
+    expires: Option<SystemTime>,
+    drain: &Drain,
+) -> BoxFuture<'static, EndReason> {
+    let drain = drain.clone();
+    // Wall clock to timer once; a clock that is set back later does not extend the stream.
+    let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+    Box::pin(async move {
+        let expiry = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expiry => "token-expired",
+            () = drain.cut() => "hub-drained",
+        }
+    })
+}
+
+/// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled
+/// headers hide, and no API server reads them.
+pub(crate) struct RequestBody {
+    body: Incoming,
+    received: Arc<AtomicU64>,
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    /// Counts into `received`.
+    pub(crate) fn new(body: Incoming, received: Arc<AtomicU64>) -> Self {
+        Self { body, received }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    // Empty frames mean nothing, and a peer counts them against the connection.
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => {
+                        self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Err(_trailers) => return Poll::Ready(None),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,136 @@
+//! From an authorised request to a response: pick a tunnel, send, judge what failed.
+//!
+//! Wiring and policy only; bytes move in [`stream`] and [`upgrade`].
+
+pub(crate) mod body;
+pub(crate) mod respond;
+mod stream;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+
+use super::authn::Identity;
+use super::failure::Failure;
+use super::record::Record;
+use super::registry::{PickError, Registry, Tunnel};
+use super::verb::RequestKind;
+use crate::drain::Drain;
+use crate::name::ClusterName;
+use crate::tunnel::headers::{self, Fault};
+use crate::tunnel::opener::{OpenError, StreamClass, StreamPermit};
+use body::ResponseBody;
+
+pub(crate) use upgrade::{WantedUpgrade, wanted};
+
+/// Sends requests to spokes. Clones share the registry.
+#[derive(Clone)]
+pub(crate) struct Forwarder {
+    pub(crate) registry: Registry,
+    /// Ends streams, and owns what goes on after a response head.
+    pub(crate) drain: Drain,
+    /// How long an API server may think, counted from the end of the request's body.
+    pub(crate) head_timeout: Duration,
+}
+
+/// A request that was let in: what to send, and on whose behalf.
+pub(crate) struct Order {
+    pub(crate) cluster: ClusterName,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) kind: RequestKind,
+    pub(crate) method: Method,
+    pub(crate) target: PathAndQuery,
+    /// Already those of the upstream request, mode included.
+    pub(crate) headers: HeaderMap,
+}
+
+// === impl Forwarder ===
+
+impl Forwarder {
+    /// Sends `order` with `body` and answers with the API server's response. `record` is taken when
+    /// the stream outlives the response (an upgrade); otherwise it stays for the response body.
+    pub(crate) async fn forward(
+        &self,
+        order: Order,
+        upgrade: Option<WantedUpgrade>,
+        body: Incoming,
+        record: &mut Option<Box<Record>>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        match upgrade {
+            Some(upgrade) => upgrade::forward(self, order, upgrade, record).await,
+            None => stream::forward(self, order, body, record).await,
+        }
+    }
+
+    fn pick(
+        &self,
+        cluster: &ClusterName,
+        class: StreamClass,
+    ) -> Result<(Arc<Tunnel>, StreamPermit), Failure> {
+        self.registry.pick(cluster, class).map_err(|error| match error {
+            PickError::NoTunnel { soon } => Failure::NoTunnel { cluster: cluster.clone(), soon },
+            PickError::Full => Failure::Full(cluster.clone()),
+        })
+    }
+}
+
+// === impl Order ===
+
+impl Order {
+    /// The head as it goes into the tunnel. The authority means nothing there: an agent serves one
+    /// API server, whatever a request calls it.
+    fn head(&self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri(self.target.clone());
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    fn class(&self) -> StreamClass {
+        if self.kind.is_long() { StreamClass::Long } else { StreamClass::Short }
+    }
+}
+
+/// `https://cluster` + target: HTTP/2 wants a scheme and an authority.
+pub(crate) fn uri(target: PathAndQuery) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTPS);
+    parts.authority = Some(Authority::from_static("cluster"));
+    parts.path_and_query = Some(target);
+    // Invariant: scheme, authority and path are all there, and each was parsed before.
+    Uri::from_parts(parts).expect("three valid parts make a URI")
+}
+
+/// Attempts at one request, the first included. More would only find more of the same.
+const ATTEMPTS: usize = 3;
+
+fn failure(error: OpenError, cluster: &ClusterName) -> Failure {
+    let cluster = cluster.clone();
+    match error {
+        OpenError::NotWritten => Failure::NoTunnel { cluster, soon: true },
+        OpenError::Lost(reason) => Failure::TunnelLost { cluster, reason },
+        // Refused unseen, time and again: the agent has all it carries.
+        OpenError::Refused => Failure::Full(cluster),
+        OpenError::Reset(_) | OpenError::Invalid(_) => {
+            Failure::Reset { cluster, reason: error.to_string() }
+        }
+    }
+}
+
+/// Turns an answer that the agent made itself into a failure; an API server's passes.
+fn check_fault<B>(response: &Response<B>, cluster: &ClusterName) -> Result<(), Failure> {
+    match Fault::from_headers(response.headers()) {
+        Some(fault) => Err(Failure::Fault { cluster: cluster.clone(), fault }),
+        None => Ok(()),
+    }
+}
+
+/// Marks `headers` with the way the request stands before the API server.
+pub(crate) fn set_mode(headers: &mut HeaderMap, identity: &Identity) {
+    headers.insert(headers::MODE, identity.mode.into());
+}

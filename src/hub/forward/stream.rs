@@ -1,0 +1,148 @@
+//! Ordinary requests, watches and followed logs: bodies passed through frame by frame.
+
+use std::pin::pin;
+
+use http::Response;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::sleep;
+
+use super::body::{RequestBody, ResponseBody, end_of_stream};
+use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
+use crate::hub::failure::Failure;
+use crate::hub::headers;
+use crate::hub::record::Record;
+use crate::hub::verb::Span;
+use crate::tunnel::opener::{OpenError, OpenedStream};
+use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
+
+/// Sends `order` with its body, repeating it on another tunnel where that can do no harm.
+pub(super) async fn forward(
+    forwarder: &Forwarder,
+    order: Order,
+    body: Incoming,
+    record: &mut Option<Box<Record>>,
+) -> Result<Response<ResponseBody>, Failure> {
+    let received = record.as_ref().map(|record| std::sync::Arc::clone(&record.received));
+    let mut body =
+        (!body.is_end_stream()).then(|| RequestBody::new(body, received.unwrap_or_default()));
+    let bodiless = body.is_none();
+    let mut attempt = 1;
+    let response = loop {
+        let (tunnel, permit) = forwarder.pick(&order.cluster, order.class())?;
+        let sent = match tunnel.opener.open(order.head(), bodiless, permit).await {
+            Ok(stream) => exchange(forwarder, &order, stream, &mut body).await,
+            Err(error) => Err(Lost::Stream(error)),
+        };
+        match sent {
+            Ok(response) => break response,
+            Err(Lost::Other(failure)) => return Err(failure),
+            Err(Lost::Stream(error)) => {
+                // A body that was polled is gone: `exchange` puts back only what nobody has read.
+                let whole = bodiless || body.is_some();
+                let again = match &error {
+                    OpenError::NotWritten | OpenError::Refused => whole,
+                    OpenError::Lost(_) => bodiless && order.kind.is_repeatable(&order.method),
+                    OpenError::Reset(_) | OpenError::Invalid(_) => false,
+                };
+                if !again || attempt == ATTEMPTS {
+                    let error = match error {
+                        // Part of the body is gone: the caller must not be told to repeat it.
+                        OpenError::Refused if !whole => {
+                            OpenError::Reset(h2::Reason::REFUSED_STREAM)
+                        }
+                        error => error,
+                    };
+                    return Err(failure(error, &order.cluster));
+                }
+                attempt += 1;
+            }
+        }
+    };
+    check_fault(&response, &order.cluster)?;
+    Ok(answer(forwarder, &order, response, record))
+}
+
+/// Why one attempt brought no response.
+enum Lost {
+    /// The stream; another attempt may be allowed.
+    Stream(OpenError),
+    /// Something that another attempt would not mend.
+    Other(Failure),
+}
+
+/// Sends the body and waits for the head, whichever comes first; a body that is still under way
+/// when the head arrives goes on by itself.
+async fn exchange(
+    forwarder: &Forwarder,
+    order: &Order,
+    stream: OpenedStream,
+    body: &mut Option<RequestBody>,
+) -> Result<Response<ReceiveBody>, Lost> {
+    let OpenedStream { mut response, send } = stream;
+    let mut sender = body.take().map(|body| BodySender::new(body, send));
+    let mut sending = sender.is_some();
+    let mut late = pin!(sleep(forwarder.head_timeout));
+    let head = loop {
+        tokio::select! {
+            biased;
+            head = response.receive() => break head,
+            sent = finish(&mut sender), if sending => {
+                sending = false;
+                match sent {
+                    Ok(_) => late.set(sleep(forwarder.head_timeout)),
+                    Err(BodyError::Source(error)) => {
+                        return Err(Lost::Other(Failure::Body(error.to_string())));
+                    }
+                    // The head, or the reason why there is none, is on its way.
+                    Err(BodyError::Stream(_)) => {}
+                }
+            }
+            () = &mut late, if !sending && order.kind.span == Span::Short => {
+                let after = forwarder.head_timeout;
+                let cluster = order.cluster.clone();
+                return Err(Lost::Other(Failure::HeadTimeout { cluster, after }));
+            }
+        }
+    };
+    match head {
+        Ok(head) => {
+            if let Some(sender) = sender.filter(|_| sending) {
+                forwarder.drain.spawn(sender);
+            }
+            Ok(head)
+        }
+        Err(error) => {
+            *body = sender.and_then(BodySender::into_unpolled);
+            Err(Lost::Stream(error))
+        }
+    }
+}
+
+async fn finish<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Makes the answer to `order` the client's; a body that may live on is tied to the caller's right.
+pub(super) fn answer(
+    forwarder: &Forwarder,
+    order: &Order,
+    response: Response<ReceiveBody>,
+    record: &mut Option<Box<Record>>,
+) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    if let Some(record) = record {
+        headers::downstream(&mut head.headers, &record.request_id);
+        record.answered(head.status, order.kind);
+    }
+    let body = match order.kind.span {
+        Span::Short => ResponseBody::tunnel(body),
+        span => {
+            let end = end_of_stream(order.identity.expires, &forwarder.drain);
+            ResponseBody::live(body, span, end)
+        }
+    };
+    Response::from_parts(head, body)
+}

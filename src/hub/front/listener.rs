@@ -1,0 +1,110 @@
+//! Accepting: one loop for both listeners, which differ only in who may connect.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::drain::Drain;
+use crate::hub::workers::Workers;
+
+/// What an accepted socket is set to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    /// Cap of the kernel's send and receive buffers, bytes; `None` leaves them to autotuning.
+    pub(crate) buffers: Option<usize>,
+}
+
+/// Binds a listener for `address`. A port in use is an error, whoever uses it.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Lets a restart bind beside connections in TIME_WAIT; it does not share a live port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop` asks for the end, and runs `serve` for each connection on the workers, as a
+/// task of `tasks`. At `limit` open connections the next one waits in the kernel's queue.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    options: SocketOptions,
+    limit: usize,
+    workers: Workers,
+    stop: Drain,
+    tasks: Drain,
+    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F + Clone + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let open = Arc::new(Semaphore::new(limit));
+    loop {
+        let accepted = async {
+            // Invariant: the semaphore is never closed.
+            let permit = Arc::clone(&open).acquire_owned().await.expect("an open semaphore");
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = stop.stopping() => return,
+            accepted = accepted => accepted,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors or memory: the connection stays queued, and trying again at
+                // once would only spin. Anything else was the peer's end.
+                if !is_peers_doing(&error) {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                continue;
+            }
+        };
+        let serve = serve.clone();
+        let connection = async move {
+            // The socket moves to the worker's own reactor.
+            match prepare(socket, options).and_then(TcpStream::from_std) {
+                Ok(socket) => serve(socket, peer, permit).await,
+                Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
+            }
+        };
+        tasks.spawn_on(connection, workers.next());
+    }
+}
+
+fn prepare(socket: TcpStream, options: SocketOptions) -> io::Result<std::net::TcpStream> {
+    let socket = socket.into_std()?;
+    socket.set_nodelay(true)?;
+    let reference = SockRef::from(&socket);
+    reference.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    if let Some(bytes) = options.buffers {
+        reference.set_send_buffer_size(bytes)?;
+        reference.set_recv_buffer_size(bytes)?;
+    }
+    Ok(socket)
+}
+
+fn is_peers_doing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Connections that have finished TCP's handshake and wait for `accept`: a reconnect storm of a
+/// thousand agents fits.
+const BACKLOG: i32 = 4096;
+/// Between two attempts to accept when the process is out of descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Idle time before the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -1,0 +1,115 @@
+//! The side that faces clients. One request, step by step: [`route`], authn, [`headers`], forward.
+//! Nothing is looked up, revealed or sent before the caller is known.
+
+mod connection;
+pub(crate) mod listener;
+
+use std::net::SocketAddr;
+
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+
+use super::authn::{Authenticator, AuthnError, Refusal};
+use super::failure::Failure;
+use super::forward::body::ResponseBody;
+use super::forward::respond::respond;
+use super::forward::{Forwarder, Order, set_mode, wanted};
+use super::headers;
+use super::record::{Record, Recorder};
+use super::route::{Target, route};
+use super::verb::RequestKind;
+use crate::pki::tls::FrontTls;
+
+pub(crate) use connection::serve;
+
+/// Everything a client connection needs. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) tls: FrontTls,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) recorder: Recorder,
+}
+
+/// Counts an open connection until dropped.
+struct OpenConnection(prometheus::Gauge);
+
+// === impl Front ===
+
+impl Front {
+    /// Answers one request: the API server's answer, or a `Status` of ours.
+    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
+        let request_id = headers::request_id(request.headers());
+        let (method, path) = (request.method(), request.uri().path());
+        let recorder = self.recorder.clone();
+        let mut record = Some(Record::start(recorder, request_id.clone(), peer.ip(), method, path));
+        let response = match self.answer(request, peer, &mut record).await {
+            Ok(response) => response,
+            Err(failure) => {
+                let response = respond(&failure, &request_id);
+                if let Some(record) = &mut record {
+                    record.failed(&failure, response.status());
+                }
+                response
+            }
+        };
+        match record {
+            Some(record) => response.map(|body| body.recorded(record)),
+            None => response,
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        record: &mut Option<Box<Record>>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let target = route(request.method(), request.uri())?;
+        let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
+        headers::check(request.headers(), authority.as_deref())?;
+        let (cluster, upstream, identity) = match target {
+            Target::Cluster { cluster, upstream } => {
+                let headers = request.headers_mut();
+                let identity = self.authenticator.authenticate(&cluster, headers).await?;
+                (cluster, upstream, identity)
+            }
+            Target::Home { upstream } => {
+                let headers = request.headers_mut();
+                let (cluster, identity) = self.authenticator.authenticate_at_home(headers).await?;
+                (cluster, upstream, identity)
+            }
+            // `/_...` is for identities of the hub, of which there are none yet; a spoke's are
+            // refused there anyway.
+            Target::Own => return Err(AuthnError::Unauthorized(Refusal::Missing).into()),
+        };
+        let kind = RequestKind::of(request.method(), &upstream);
+        if let Some(record) = record.as_mut() {
+            record.admitted(&cluster, &identity, kind);
+        }
+        let upgrade = wanted(&mut request);
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        // Taken out first: what `Connection` names must not take it from us.
+        let authorization = headers.remove(header::AUTHORIZATION);
+        let request_id = headers::request_id(&headers);
+        let request_id = record.as_ref().map_or(request_id, |record| record.request_id.clone());
+        headers::upstream(&mut headers, authorization, peer.ip(), &request_id);
+        set_mode(&mut headers, &identity);
+        let order =
+            Order { cluster, identity, kind, method: parts.method, target: upstream, headers };
+        self.forwarder.forward(order, upgrade, body, record).await
+    }
+
+    fn open(&self) -> OpenConnection {
+        let gauge = self.recorder.metrics.connections.clone();
+        gauge.inc();
+        OpenConnection(gauge)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,122 @@
+use super::*;
+
+fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        headers.append(HeaderName::from_static(name), value.parse().unwrap());
+    }
+    headers
+}
+
+fn sent(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = map(pairs);
+    let token = HeaderValue::from_static("Bearer T");
+    let id = HeaderValue::from_static("id-1");
+    upstream(&mut headers, Some(token), [192, 0, 2, 7].into(), &id);
+    headers
+}
+
+#[test]
+fn what_a_caller_must_not_forge_never_crosses() {
+    let headers = sent(&[
+        ("x-remote-user", "admin"),
+        ("x-remote-extra-a", "b"),
+        ("cluster-proxy-mode", "agent"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("forwarded", "for=10.0.0.1"),
+        ("cookie", "a=b"),
+        ("accept", "application/json"),
+        ("impersonate-user", "jane"),
+    ]);
+    let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    let want = ["accept", "authorization", "impersonate-user", "x-forwarded-for", "x-request-id"];
+    assert_eq!(names, want);
+    assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+    assert!(headers["authorization"].is_sensitive());
+}
+
+#[test]
+fn connection_takes_what_it_names_but_not_identity() {
+    let headers = sent(&[
+        ("connection", "close, X-Mine, Authorization, impersonate-user,content-type"),
+        ("x-mine", "1"),
+        ("x-other", "1"),
+        ("impersonate-user", "jane"),
+        ("content-type", "application/json"),
+    ]);
+    assert!(!headers.contains_key("x-mine"));
+    assert!(headers.contains_key("x-other"));
+    assert_eq!(headers["authorization"], "Bearer T");
+    assert_eq!(headers["impersonate-user"], "jane");
+    assert_eq!(headers["content-type"], "application/json");
+}
+
+#[test]
+fn hop_by_hop_headers_end_here() {
+    let headers = sent(&[
+        ("te", "trailers"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABk"),
+        ("proxy-authorization", "Basic x"),
+        ("keep-alive", "timeout=5"),
+        ("transfer-encoding", "chunked"),
+    ]);
+    assert_eq!(headers["te"], "trailers");
+    assert_eq!(headers.len(), 4);
+    assert!(!sent(&[("te", "trailers, deflate")]).contains_key("te"));
+}
+
+#[test]
+fn a_spoke_does_not_speak_for_the_hub() {
+    let mut headers = map(&[
+        ("set-cookie", "a=b"),
+        ("strict-transport-security", "max-age=1"),
+        ("access-control-allow-origin", "*"),
+        ("cluster-proxy-fault", "full"),
+        ("x-request-id", "theirs"),
+        ("warning", "299 - \"old\""),
+        ("audit-id", "x"),
+    ]);
+    downstream(&mut headers, &HeaderValue::from_static("ours"));
+    assert_eq!(headers.len(), 3);
+    assert_eq!(headers["x-request-id"], "ours");
+}
+
+#[test]
+fn one_host_and_the_same_everywhere() {
+    assert!(check(&map(&[("host", "hub:443")]), None).is_ok());
+    assert!(check(&map(&[("host", "HUB")]), Some("hub")).is_ok());
+    assert!(check(&map(&[]), Some("hub")).is_ok());
+    assert!(check(&map(&[]), None).is_err());
+    assert!(check(&map(&[("host", "a"), ("host", "a")]), None).is_err());
+    assert!(check(&map(&[("host", "hub")]), Some("evil")).is_err());
+    assert!(check(&map(&[("host", "hub:443@evil")]), None).is_err());
+}
+
+#[test]
+fn underscores_do_not_smuggle_identity() {
+    let with = |name| check(&map(&[("host", "hub"), (name, "x")]), None);
+    assert!(with("x_mine").is_ok());
+    assert!(with("impersonate-user").is_ok());
+    assert!(with("impersonate-extra-my_key").is_ok());
+    for name in ["impersonate_user", "x_remote_user", "cluster_proxy_mode"] {
+        assert!(with(name).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn only_100_continue_may_be_expected() {
+    assert!(check(&map(&[("host", "hub"), ("expect", "100-Continue")]), None).is_ok());
+    let other = check(&map(&[("host", "hub"), ("expect", "200-ok")]), None);
+    assert_eq!(other, Err(HeaderError::Expectation));
+}
+
+#[test]
+fn a_request_id_is_kept_when_plain_and_made_when_not() {
+    assert_eq!(request_id(&map(&[("x-request-id", "a-1.b_2")])), "a-1.b_2");
+    for bad in ["", "a b", "a\"b", &"x".repeat(129)] {
+        assert_ne!(request_id(&map(&[("x-request-id", bad)])), bad);
+    }
+    assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+}

@@ -1,0 +1,143 @@
+//! What the hub counts. Labels are closed sets plus the names of enrolled clusters; never a path,
+//! never a user.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::name::ClusterName;
+
+/// Every metric of the hub's data path.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Requests ended, by `cluster`, `verb`, `code` and failing `hop`. `cluster` is empty for
+    /// callers that were not let in.
+    pub(crate) requests: IntCounterVec,
+    /// Seconds by `leg`: `authentication`, `response-head` (tunnel and API server), `total`.
+    pub(crate) latency: HistogramVec,
+    /// Requests under way, by `cluster`.
+    pub(crate) in_flight: IntGaugeVec,
+    /// Open streams that may live for ever, by `cluster` and `kind`.
+    pub(crate) live_streams: IntGaugeVec,
+    /// Live streams that we ended, by `reason`.
+    pub(crate) streams_ended: IntCounterVec,
+    /// Live tunnels, by `cluster`.
+    pub(crate) tunnels: IntGaugeVec,
+    /// Tunnels that ended, by `reason`.
+    pub(crate) tunnels_ended: IntCounterVec,
+    /// Agents turned away at the dock, by `reason`.
+    pub(crate) dock_refusals: IntCounterVec,
+    /// 1 when the last probe of a cluster went through, else 0.
+    pub(crate) healthy: IntGaugeVec,
+    /// End of a certificate, seconds since the epoch, by `certificate`.
+    pub(crate) certificate_expiry: GaugeVec,
+    /// 1 while a changed certificate on disk cannot be used and the old one is kept.
+    pub(crate) reload_failed: Gauge,
+    /// Access-log lines dropped because the disk was slower than the requests.
+    pub(crate) access_lines_dropped: IntCounter,
+    /// User connections open.
+    pub(crate) connections: Gauge,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(opts(name, help), labels)?)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntGaugeVec::new(opts(name, help), labels)?)
+        };
+        let histogram = HistogramOpts::new(
+            format!("{PREFIX}latency_seconds"),
+            "Seconds by leg: authentication, response-head (tunnel and API server), total",
+        )
+        .buckets(LATENCY_BUCKETS.to_vec());
+        Ok(Self {
+            requests: counter(
+                "requests_total",
+                "Requests ended, by the hop that failed (none: answered by the API server)",
+                &["cluster", "verb", "code", "hop"],
+            )?,
+            latency: register(registry, HistogramVec::new(histogram, &["leg"])?)?,
+            in_flight: gauge("requests_in_flight", "Requests under way", &["cluster"])?,
+            live_streams: gauge(
+                "live_streams",
+                "Open watches, followed logs and interactive sessions",
+                &["cluster", "kind"],
+            )?,
+            streams_ended: counter(
+                "streams_ended_total",
+                "Live streams that the hub ended, by reason",
+                &["reason"],
+            )?,
+            tunnels: gauge("tunnels", "Live tunnels", &["cluster"])?,
+            tunnels_ended: counter("tunnels_ended_total", "Tunnels that ended", &["reason"])?,
+            dock_refusals: counter(
+                "agents_refused_total",
+                "Connections turned away at the agent listener",
+                &["reason"],
+            )?,
+            healthy: gauge(
+                "cluster_healthy",
+                "Whether the last request of the hub through tunnel and API server succeeded",
+                &["cluster"],
+            )?,
+            certificate_expiry: register(
+                registry,
+                GaugeVec::new(
+                    opts("certificate_expiry_seconds", "End of a certificate, Unix time"),
+                    &["certificate"],
+                )?,
+            )?,
+            reload_failed: register(
+                registry,
+                Gauge::with_opts(opts(
+                    "certificate_reload_failed",
+                    "1 while a changed certificate cannot be used and the old one is kept",
+                ))?,
+            )?,
+            access_lines_dropped: register(
+                registry,
+                IntCounter::with_opts(opts(
+                    "access_log_lines_dropped_total",
+                    "Access-log lines dropped because their destination was too slow",
+                ))?,
+            )?,
+            connections: register(
+                registry,
+                Gauge::with_opts(opts("connections", "Open connections on the user listener"))?,
+            )?,
+        })
+    }
+
+    /// Drops what is said about a cluster that is no longer enrolled: nobody mends its health.
+    pub(crate) fn forget(&self, cluster: &ClusterName) {
+        for gauge in [&self.healthy, &self.tunnels, &self.in_flight] {
+            // There is nothing to drop where it was never set.
+            let _ = gauge.remove_label_values(&[cluster.as_str()]);
+        }
+    }
+}
+
+const PREFIX: &str = "cluster_proxy_";
+
+/// 250 us to 100 s: one leg on loopback up to a slow list over a long way.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 100.0];
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}{name}"), help)
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

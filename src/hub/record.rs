@@ -1,0 +1,215 @@
+//! What is remembered of one request until its last byte, for metrics and the access log.
+//!
+//! The record travels with the response body (or the upgraded stream) and is written when it is
+//! dropped: a client that goes away half-way leaves a line like any other.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderValue, Method, StatusCode};
+use prometheus::IntGauge;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use super::access_log::{AccessLine, AccessLogger};
+use super::authn::Identity;
+use super::failure::{Failure, Hop};
+use super::metrics::Metrics;
+use super::verb::{RequestKind, Span};
+use crate::name::ClusterName;
+
+/// Where records go when they end. Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder {
+    pub(crate) metrics: Metrics,
+    pub(crate) log: AccessLogger,
+}
+
+/// One request.
+pub(crate) struct Record {
+    recorder: Recorder,
+    started: Instant,
+    pub(crate) request_id: HeaderValue,
+    client: IpAddr,
+    method: Method,
+    path: String,
+    /// Set once the caller was let in: only then may a name become a label.
+    cluster: Option<ClusterName>,
+    identity: Option<Arc<Identity>>,
+    verb: &'static str,
+    code: StatusCode,
+    hop: Hop,
+    reason: String,
+    /// Body bytes from the client; shared with the request's body, which outlives the head.
+    pub(crate) received: Arc<AtomicU64>,
+    /// Body bytes to the client.
+    pub(crate) sent: u64,
+    in_flight: Option<IntGauge>,
+    live: Option<IntGauge>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// A request whose head was just read.
+    pub(crate) fn start(
+        recorder: Recorder,
+        request_id: HeaderValue,
+        client: IpAddr,
+        method: &Method,
+        path: &str,
+    ) -> Box<Self> {
+        Box::new(Self {
+            started: Instant::now(),
+            request_id,
+            client,
+            method: method.clone(),
+            path: if recorder.log.is_on() { shortened(path).to_owned() } else { String::new() },
+            cluster: None,
+            identity: None,
+            verb: "other",
+            code: CLIENT_GONE,
+            hop: Hop::Client,
+            reason: String::new(),
+            received: Arc::default(),
+            sent: 0,
+            in_flight: None,
+            live: None,
+            recorder,
+        })
+    }
+
+    /// The caller was let in.
+    pub(crate) fn admitted(
+        &mut self,
+        cluster: &ClusterName,
+        who: &Arc<Identity>,
+        kind: RequestKind,
+    ) {
+        let metrics = &self.recorder.metrics;
+        let labels = [cluster.as_str()];
+        let authentication = metrics.latency.with_label_values(&["authentication"]);
+        authentication.observe(self.started.elapsed().as_secs_f64());
+        let in_flight = metrics.in_flight.with_label_values(&labels);
+        in_flight.inc();
+        self.in_flight = Some(in_flight);
+        self.cluster = Some(cluster.clone());
+        self.identity = Some(Arc::clone(who));
+        self.verb = kind.verb;
+    }
+
+    /// A response head from the API server goes to the client. A stream that may live for ever gets
+    /// a line of its own now.
+    pub(crate) fn answered(&mut self, code: StatusCode, kind: RequestKind) {
+        self.code = code;
+        self.hop = Hop::None;
+        let metrics = &self.recorder.metrics;
+        let head = metrics.latency.with_label_values(&["response-head"]);
+        head.observe(self.started.elapsed().as_secs_f64());
+        let opened = code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS;
+        if let (Some(label), Some(cluster), true) = (live_label(kind.span), &self.cluster, opened) {
+            let live = metrics.live_streams.with_label_values(&[cluster.as_str(), label]);
+            live.inc();
+            self.live = Some(live);
+            self.write("start");
+        }
+    }
+
+    /// An answer of our own goes to the client.
+    pub(crate) fn failed(&mut self, failure: &Failure, code: StatusCode) {
+        self.code = code;
+        self.hop = failure.hop();
+        self.reason = match failure {
+            Failure::Authn(refused) => refused.reason().to_owned(),
+            failure => failure.to_string(),
+        };
+    }
+
+    /// The stream ended otherwise than by its last byte.
+    pub(crate) fn ended(&mut self, hop: Hop, reason: impl Into<String>) {
+        self.hop = hop;
+        self.reason = reason.into();
+    }
+
+    /// The stream was ended by us.
+    pub(crate) fn ended_by_hub(&mut self, reason: &'static str) {
+        self.recorder.metrics.streams_ended.with_label_values(&[reason]).inc();
+        self.reason = reason.to_owned();
+    }
+
+    fn write(&self, event: &'static str) {
+        if !self.recorder.log.is_on() {
+            return;
+        }
+        let now = OffsetDateTime::now_utc();
+        // A log does not need nanoseconds; what cannot be formatted is no reason to lose a line.
+        let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+        self.recorder.log.log(&AccessLine {
+            time: now.format(&Rfc3339).unwrap_or_default(),
+            event,
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            cluster: self.cluster.as_ref().map_or("", ClusterName::as_str),
+            user: self.identity.as_ref().map_or("", |identity| identity.user.as_str()),
+            client: self.client,
+            method: shortened(self.method.as_str()),
+            verb: self.verb,
+            path: &self.path,
+            code: self.code.as_u16(),
+            hop: self.hop.label(),
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent,
+            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            reason: shortened(&self.reason),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        for gauge in [self.in_flight.take(), self.live.take()].into_iter().flatten() {
+            gauge.dec();
+        }
+        let metrics = &self.recorder.metrics;
+        let cluster = self.cluster.as_ref().map_or("", ClusterName::as_str);
+        let labels = [cluster, self.verb, code_label(&self.code), self.hop.label()];
+        metrics.requests.with_label_values(&labels).inc();
+        let total = metrics.latency.with_label_values(&["total"]);
+        total.observe(self.started.elapsed().as_secs_f64());
+        self.write("end");
+    }
+}
+
+/// What a line shows of a text that a stranger may have made as long as a head: lines wait in a
+/// queue that is bounded by their number.
+fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_SHOWN);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Above any path of a Kubernetes API: six segments of at most 253 characters.
+const LONGEST_SHOWN: usize = 2048;
+
+/// Nobody was left to send a head to. Not a registered code: nginx's, which log readers know.
+const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(code) => code,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+/// A spoke can answer with any number: those that nobody registered share a label.
+fn code_label(code: &StatusCode) -> &str {
+    if code.canonical_reason().is_some() || *code == CLIENT_GONE { code.as_str() } else { "other" }
+}
+
+fn live_label(span: Span) -> Option<&'static str> {
+    match span {
+        Span::Watch => Some("watch"),
+        Span::Follow => Some("follow"),
+        Span::Interactive => Some("interactive"),
+        Span::Short | Span::Proxy => None,
+    }
+}

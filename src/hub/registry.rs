@@ -1,0 +1,277 @@
+//! Who serves which cluster right now: live tunnels, and the snapshot that others read.
+//!
+//! The only writer of the [`Fleet`]. Reading is lock-free (one snapshot load a request); changes
+//! are rare (a tunnel comes or goes) and take a short lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::fleet::{About, ClusterState, Fleet, Probe, TunnelState};
+use crate::name::ClusterName;
+use crate::pki::identity::AgentCertificate;
+use crate::state::Enrolment;
+use crate::tunnel::opener::{Opener, StreamClass, StreamPermit};
+
+/// The live tunnels of every enrolled cluster. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// One live tunnel.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    /// Unique in this process.
+    pub(crate) id: u64,
+    /// Which agent process holds the other end.
+    pub(crate) agent: String,
+    /// Whom it serves: the certificate decides, and nothing else.
+    pub(crate) certificate: AgentCertificate,
+    /// Opens streams on it.
+    pub(crate) opener: Opener,
+}
+
+/// Why no stream can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PickError {
+    /// No live tunnel. `soon`: the last one was lost a moment ago, or the hub has just started.
+    NoTunnel {
+        /// Whether a second try in a second is worth it.
+        soon: bool,
+    },
+    /// Live tunnels, no free permit.
+    Full,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clusters: ArcSwap<HashMap<ClusterName, Arc<Cluster>>>,
+    /// Held while a changed snapshot is made.
+    change: Mutex<()>,
+    fleet: watch::Sender<Fleet>,
+    started: Instant,
+    settled: AtomicBool,
+    ids: AtomicU64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Cluster {
+    tunnels: Vec<Arc<Tunnel>>,
+    /// When the last tunnel went; `None` while there is one, and before there ever was.
+    lost_at: Option<Instant>,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// A registry that knows no cluster yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                clusters: ArcSwap::default(),
+                change: Mutex::new(()),
+                fleet: watch::Sender::new(Fleet::default()),
+                started: Instant::now(),
+                settled: AtomicBool::new(false),
+                ids: AtomicU64::new(1),
+            }),
+        }
+    }
+
+    /// Snapshots of the fleet, as they change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Fleet> {
+        self.shared.fleet.subscribe()
+    }
+
+    /// A number for the next tunnel.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.shared.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether `cluster` is enrolled.
+    pub(crate) fn is_enrolled(&self, cluster: &ClusterName) -> bool {
+        self.shared.clusters.load().contains_key(cluster)
+    }
+
+    /// Whether every enrolled cluster has been there since the start, or the hub has waited long
+    /// enough for them. Once true it stays so: a cluster that leaves later is lost, not late.
+    pub(crate) fn is_settled(&self) -> bool {
+        let settled = &self.shared.settled;
+        if !settled.load(Ordering::Relaxed) {
+            let clusters = self.shared.clusters.load();
+            let here = clusters.values().all(|cluster| !cluster.tunnels.is_empty());
+            settled.store(here || self.shared.started.elapsed() >= SETTLE, Ordering::Relaxed);
+        }
+        settled.load(Ordering::Relaxed)
+    }
+
+    /// The least loaded live tunnel of `cluster`, and a permit for one stream on it.
+    pub(crate) fn pick(
+        &self,
+        cluster: &ClusterName,
+        class: StreamClass,
+    ) -> Result<(Arc<Tunnel>, StreamPermit), PickError> {
+        let clusters = self.shared.clusters.load();
+        let entry = clusters.get(cluster);
+        let now = SystemTime::now();
+        let mut usable: Vec<&Arc<Tunnel>> = entry
+            .map(|entry| entry.tunnels.iter().filter(|tunnel| tunnel.is_usable(now)).collect())
+            .unwrap_or_default();
+        if usable.is_empty() {
+            let lost = entry.and_then(|entry| entry.lost_at);
+            let lost_now = lost.is_some_and(|at| at.elapsed() < JUST_LOST);
+            // An agent that said goodbye and still finishes its streams is being replaced.
+            let leaving = entry
+                .is_some_and(|entry| entry.tunnels.iter().any(|tunnel| tunnel.opener.is_closed()));
+            return Err(PickError::NoTunnel { soon: lost_now || leaving || !self.is_settled() });
+        }
+        usable.sort_by_key(|tunnel| tunnel.opener.load());
+        usable
+            .into_iter()
+            .find_map(|tunnel| Some((Arc::clone(tunnel), tunnel.opener.try_permit(class)?)))
+            .ok_or(PickError::Full)
+    }
+
+    /// Adds a tunnel that has said hello. False when its cluster was un-enrolled meanwhile.
+    pub(crate) fn add(&self, tunnel: Arc<Tunnel>, about: About) -> bool {
+        let name = tunnel.certificate.cluster.clone();
+        let _guard = self.lock();
+        if !self.is_enrolled(&name) {
+            return false;
+        }
+        self.edit(&name, |cluster| {
+            cluster.lost_at = None;
+            cluster.tunnels.push(Arc::clone(&tunnel));
+        });
+        // Noticed now, not at the next question: it may leave again before that.
+        self.is_settled();
+        self.publish(&name, |state| {
+            state.about = Some(about);
+            state.tunnels.push(TunnelState {
+                id: tunnel.id,
+                agent: tunnel.agent.clone(),
+                since: SystemTime::now(),
+                certificate_expires: tunnel.certificate.expires,
+            });
+        });
+        true
+    }
+
+    /// Forgets a tunnel that has ended.
+    pub(crate) fn remove(&self, cluster: &ClusterName, id: u64) {
+        let _guard = self.lock();
+        self.edit(cluster, |entry| {
+            entry.tunnels.retain(|tunnel| tunnel.id != id);
+            if entry.tunnels.is_empty() {
+                entry.lost_at = Some(Instant::now());
+            }
+        });
+        self.publish(cluster, |state| state.tunnels.retain(|tunnel| tunnel.id != id));
+    }
+
+    /// Takes over what the state says is enrolled: new names appear, removed ones go, and tunnels
+    /// whose key is not (or no longer) the enrolled one end with every stream on them. Returns the
+    /// names that went.
+    pub(crate) fn sync(&self, enrolments: &BTreeMap<ClusterName, Enrolment>) -> Vec<ClusterName> {
+        let _guard = self.lock();
+        let before = self.shared.clusters.load_full();
+        for (name, cluster) in before.iter() {
+            for tunnel in &cluster.tunnels {
+                match enrolments.get(name) {
+                    None => tunnel.opener.close("removed"),
+                    Some(enrolment) if enrolment.revoked => tunnel.opener.close("revoked"),
+                    Some(enrolment) if enrolment.key_sha256 != tunnel.certificate.key_sha256 => {
+                        tunnel.opener.close("replaced");
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let same = before.len() == enrolments.len()
+            && enrolments.keys().all(|name| before.contains_key(name));
+        if !same {
+            let keep =
+                |name: &ClusterName| (name.clone(), before.get(name).cloned().unwrap_or_default());
+            self.shared.clusters.store(Arc::new(enrolments.keys().map(keep).collect()));
+        }
+        self.shared.fleet.send_if_modified(|fleet| {
+            let count = fleet.clusters.len();
+            fleet.clusters.retain(|name, _| enrolments.contains_key(name));
+            let mut changed = fleet.clusters.len() != count;
+            for (name, enrolment) in enrolments {
+                let state = fleet.clusters.entry(name.clone()).or_insert_with(|| {
+                    changed = true;
+                    Arc::default()
+                });
+                if state.hub_itself != enrolment.hub_itself {
+                    Arc::make_mut(state).hub_itself = enrolment.hub_itself;
+                    changed = true;
+                }
+            }
+            changed
+        });
+        before.keys().filter(|name| !enrolments.contains_key(*name)).cloned().collect()
+    }
+
+    /// Records the outcome of a real request.
+    pub(crate) fn probed(&self, cluster: &ClusterName, probe: Probe) {
+        self.publish(cluster, |state| state.probe = Some(probe));
+    }
+
+    /// Every live tunnel, for leaving and for probing.
+    pub(crate) fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        let clusters = self.shared.clusters.load();
+        clusters.values().flat_map(|cluster| cluster.tunnels.iter().cloned()).collect()
+    }
+
+    /// Names of clusters that have a tunnel.
+    pub(crate) fn connected(&self) -> Vec<ClusterName> {
+        let clusters = self.shared.clusters.load();
+        let live = clusters.iter().filter(|(_, cluster)| !cluster.tunnels.is_empty());
+        live.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn edit(&self, name: &ClusterName, change: impl FnOnce(&mut Cluster)) {
+        let mut clusters = HashMap::clone(&self.shared.clusters.load());
+        if let Some(cluster) = clusters.get_mut(name) {
+            change(Arc::make_mut(cluster));
+            self.shared.clusters.store(Arc::new(clusters));
+        }
+    }
+
+    fn publish(&self, name: &ClusterName, change: impl FnOnce(&mut ClusterState)) {
+        self.shared.fleet.send_if_modified(|fleet| match fleet.clusters.get_mut(name) {
+            Some(state) => {
+                change(Arc::make_mut(state));
+                true
+            }
+            None => false,
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // The mutex guards no data of its own: a panic under it leaves a whole snapshot behind.
+        self.shared.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// Whether new requests may go here. An expired certificate lets running streams finish, and
+    /// nothing else; a late ping says that the other end may be gone.
+    fn is_usable(&self, now: SystemTime) -> bool {
+        !self.opener.is_closed() && !self.opener.is_suspect() && self.certificate.expires > now
+    }
+}
+
+/// How long after a start a hub waits for the clusters it expects.
+const SETTLE: Duration = Duration::from_secs(30);
+/// An agent that lost its last tunnel is back within this, if it comes back at all.
+const JUST_LOST: Duration = Duration::from_secs(5);
