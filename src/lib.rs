@@ -28,6 +28,8 @@ pub mod fleet;
 pub mod hash;
 pub mod hub;
 pub mod kubernetes;
+#[cfg(feature = "sandbox")]
+pub mod miniapi;
 pub mod name;
 pub mod pki;
 pub mod state;

@@ -1,0 +1,231 @@
+//! What runs inside a Pod: its log, and the processes that `exec` starts.
+//!
+//! A Pod here is a name, a log that ticks, and a scratch folder. `exec` starts a **real process of
+//! this machine** in that folder, with an empty environment, as the user who runs this program.
+//! **This is not isolation**: the process sees every file, socket and process that its user sees.
+//! Therefore the API server that owns a [`PodRuntime`] listens on loopback only, asks for a token
+//! before it lets anybody in, and is left out of images (cargo feature `sandbox`).
+//!
+//! The processes of a Pod end with it, with the stream that started them, and with the runtime.
+
+mod channel;
+mod exec;
+mod log;
+mod options;
+mod process;
+mod scratch;
+mod session;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::log::Log;
+use self::scratch::Scratch;
+use super::response::{Body, MiniStatus};
+
+/// What a reader of a log asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogOptions {
+    /// Stay and send what is written later.
+    pub(crate) follow: bool,
+    /// Only so many of the last lines.
+    pub(crate) tail_lines: Option<usize>,
+    /// Only what was written in the last so many seconds.
+    pub(crate) since_seconds: Option<u64>,
+    /// Each line starts with the time it was written.
+    pub(crate) timestamps: bool,
+    /// The log of the container before its last restart.
+    pub(crate) previous: bool,
+    /// End after so many bytes, in the middle of a line if need be.
+    pub(crate) limit_bytes: Option<u64>,
+}
+
+/// All Pods of one cluster. Clones share them; the last one to go ends their processes.
+#[derive(Clone, Debug)]
+pub(crate) struct PodRuntime {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    pods: Mutex<HashMap<(String, String), Pod>>,
+    /// Parent of every Pod's token.
+    ended: CancellationToken,
+    sessions: TaskTracker,
+    permits: Arc<Semaphore>,
+    _end_on_drop: DropGuard,
+}
+
+#[derive(Debug)]
+struct Pod {
+    containers: Vec<(String, Log)>,
+    ended: CancellationToken,
+    /// Made by the first `exec`: most Pods never need a folder.
+    scratch: Option<Arc<Scratch>>,
+}
+
+// === impl PodRuntime ===
+
+impl PodRuntime {
+    /// A runtime that keeps scratch folders in `directory` (a temporary one when `None`).
+    pub(crate) fn new(directory: Option<PathBuf>) -> Self {
+        let ended = CancellationToken::new();
+        Self {
+            shared: Arc::new(Shared {
+                directory: directory.unwrap_or_else(std::env::temp_dir),
+                pods: Mutex::default(),
+                sessions: TaskTracker::new(),
+                permits: Arc::new(Semaphore::new(MAX_SESSIONS)),
+                _end_on_drop: ended.clone().drop_guard(),
+                ended,
+            }),
+        }
+    }
+
+    /// A Pod was created; `containers` are the names of its containers. A Pod of the same name
+    /// that was here before ends.
+    pub(crate) fn start(&self, namespace: &str, name: &str, containers: &[String]) {
+        let pod = Pod {
+            containers: containers
+                .iter()
+                .map(|container| (container.clone(), Log::start(name, container)))
+                .collect(),
+            ended: self.shared.ended.child_token(),
+            scratch: None,
+        };
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(before) = self.shared.pods().insert(key, pod) {
+            before.ended.cancel();
+        }
+    }
+
+    /// A Pod is gone: its processes are killed, its streams end, its scratch folder is deleted.
+    pub(crate) fn stop(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(pod) = self.shared.pods().remove(&key) {
+            pod.ended.cancel();
+        }
+    }
+
+    /// Ends every Pod and waits until no process of theirs is left.
+    pub(crate) async fn finish(&self) {
+        self.shared.ended.cancel();
+        self.shared.pods().clear();
+        self.shared.sessions.close();
+        self.shared.sessions.wait().await;
+    }
+
+    /// The log of a container (of the only one when `None`).
+    ///
+    /// # Errors
+    /// 404 for an unknown Pod; 400 for an unknown container, for no container where there are
+    /// several, and for `previous`, because no container here ever restarts.
+    pub(crate) fn logs(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+        options: &LogOptions,
+    ) -> Result<Body, MiniStatus> {
+        let pods = self.shared.pods();
+        let pod = find(&pods, namespace, name)?;
+        let (container, log) = pod.container(name, container)?;
+        if options.previous {
+            return Err(MiniStatus::bad_request(format!(
+                "previous terminated container \"{container}\" in pod \"{name}\" not found"
+            )));
+        }
+        Ok(log.read(*options, pod.ended.clone()))
+    }
+
+    /// Answers an authorised `exec` request, and performs its upgrade.
+    pub(crate) async fn exec(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        namespace: &str,
+        name: &str,
+    ) -> Response<Body> {
+        match exec::start(&self.shared, request, namespace, name) {
+            Ok(switching) => switching,
+            Err(status) => status.into_response(),
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn pods(&self) -> MutexGuard<'_, HashMap<(String, String), Pod>> {
+        // No section under this lock can leave the map half changed.
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a process of this Pod runs, and what ends it.
+    fn enter(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: Option<&str>,
+    ) -> Result<(Arc<Scratch>, CancellationToken), MiniStatus> {
+        let mut pods = self.pods();
+        find(&pods, namespace, name)?.container(name, container)?;
+        let key = (namespace.to_owned(), name.to_owned());
+        let pod = pods.get_mut(&key).ok_or_else(|| MiniStatus::not_found("pods", name))?;
+        let scratch = match &pod.scratch {
+            Some(scratch) => Arc::clone(scratch),
+            None => {
+                let made = Scratch::create(&self.directory).map_err(|error| {
+                    tracing::warn!(%error, directory = %self.directory.display(), "cannot make a scratch folder");
+                    MiniStatus::new(500, "InternalError", format!("cannot make a scratch folder: {error}"))
+                })?;
+                Arc::clone(pod.scratch.insert(Arc::new(made)))
+            }
+        };
+        Ok((scratch, pod.ended.clone()))
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    fn container(&self, pod: &str, name: Option<&str>) -> Result<(&str, &Log), MiniStatus> {
+        let found = match name.filter(|name| !name.is_empty()) {
+            Some(name) => self.containers.iter().find(|(container, _)| container == name),
+            None if self.containers.len() == 1 => self.containers.first(),
+            None => {
+                let names: Vec<&str> =
+                    self.containers.iter().map(|(name, _)| name.as_str()).collect();
+                return Err(MiniStatus::bad_request(format!(
+                    "a container name must be specified for pod {pod}, choose one of: [{}]",
+                    names.join(" ")
+                )));
+            }
+        };
+        found.map(|(name, log)| (name.as_str(), log)).ok_or_else(|| {
+            let name = name.unwrap_or_default();
+            MiniStatus::bad_request(format!("container {name} is not valid for pod {pod}"))
+        })
+    }
+}
+
+fn find<'a>(
+    pods: &'a HashMap<(String, String), Pod>,
+    namespace: &str,
+    name: &str,
+) -> Result<&'a Pod, MiniStatus> {
+    pods.get(&(namespace.to_owned(), name.to_owned()))
+        .ok_or_else(|| MiniStatus::not_found("pods", name))
+}
+
+/// Processes of `exec` at one time in one cluster: each holds a process, three pipes and a socket.
+const MAX_SESSIONS: usize = 64;
+
+#[cfg(test)]
+mod tests;
