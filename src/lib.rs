@@ -32,6 +32,8 @@ pub mod kubernetes;
 pub mod miniapi;
 pub mod name;
 pub mod pki;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;

@@ -1,0 +1,146 @@
+//! The hub of a sandbox, and the API server of the hub's own cluster.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::folder::Folder;
+use super::{Drains, HUB, PATIENCE, Part, SandboxError};
+use crate::hub::authn::AuthnConfig;
+use crate::hub::{self, AccessLog, HubConfig, HubError};
+use crate::kubernetes::{ApiReader, ApiServer, Credentials};
+use crate::miniapi::{MiniApi, MiniApiConfig};
+use crate::name::ClusterName;
+use crate::pki::authorities::{self, Role};
+use crate::pki::join;
+use crate::state::{Document, FolderStore, State};
+
+/// A running hub.
+pub(super) struct Hub {
+    pub(super) user: SocketAddr,
+    pub(super) agents: SocketAddr,
+    pub(super) admin: SocketAddr,
+    /// The authority that clients have to trust, PEM.
+    pub(super) ca_pem: String,
+    pub(super) parts: Vec<Part>,
+}
+
+/// The running API server of the hub's own cluster.
+pub(super) struct HubApi {
+    pub(super) url: String,
+    pub(super) ca_pem: String,
+    /// Has all rights there.
+    pub(super) token: Zeroizing<String>,
+    pub(super) parts: Vec<Part>,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// URL of the user listener.
+    pub(super) fn url(&self) -> String {
+        format!("https://{}", self.user)
+    }
+}
+
+/// The state that the hub keeps in `folder`: with authorities, a serving certificate that is fresh,
+/// and none but `clusters` enrolled.
+pub(super) async fn state(
+    folder: &Folder,
+    clusters: &[ClusterName],
+) -> Result<State, SandboxError> {
+    let state = State::new(Arc::new(FolderStore::open(folder.hub_state())?));
+    if state.store().read(&Document::ServingCertificate).await?.is_none() {
+        authorities::init(&state, &NAMES.map(str::to_owned)).await?;
+    } else {
+        // The last run may be months ago.
+        authorities::renew_serving(&state).await?;
+    }
+    for enrolled in state.enrolments().await?.into_keys() {
+        if !clusters.contains(&enrolled) {
+            state.remove(&enrolled).await?;
+        }
+    }
+    Ok(state)
+}
+
+/// Starts the hub's API server, then the hub.
+pub(super) async fn start(
+    port: u16,
+    folder: &Folder,
+    state: State,
+    drains: &Drains,
+) -> Result<(Hub, HubApi), SandboxError> {
+    let user = loopback(port);
+    // Said first and in the words of our own flag, and found out even where others share the port.
+    drop(TcpListener::bind(user).map_err(|source| SandboxError::Port { port, source })?);
+
+    let mut config = MiniApiConfig::new(HUB, loopback(0));
+    config.directory = Some(folder.hub_api());
+    let api = MiniApi::bind(config).await?;
+    let token = Zeroizing::new(api.admin_token());
+    let reader = ApiReader::new(ApiServer {
+        host: api.address().ip().to_string(),
+        port: api.address().port(),
+        server_name: api.address().ip().to_string(),
+        ca_pem: api.ca_pem().into(),
+        ca_file: None,
+        credentials: Credentials::Token(token.clone()),
+    })?;
+    let (url, ca_pem) = (api.url(), api.ca_pem());
+    let running = api.run(drains.apis.clone());
+    let part = drains.apis.spawn(async move {
+        running.await;
+        SandboxError::Ended("the hub's API server".to_owned())
+    });
+    let hub_api = HubApi { url, ca_pem, token, parts: vec![part] };
+
+    let ca_pem = authorities::bundle(&state, Role::Serving).await?;
+    let hub = hub::Hub::build(HubConfig {
+        user,
+        agents: loopback(0),
+        admin: loopback(0),
+        metrics: None,
+        state,
+        hub_api: Some(Arc::new(reader)),
+        authn: AuthnConfig::default(),
+        access_log: AccessLog::File(folder.access_log()),
+        workers: WORKERS,
+        drain_timeout: PATIENCE,
+        head_timeout: HEAD_TIMEOUT,
+        certificate_life: join::CERTIFICATE_LIFE,
+        renewal_grace: join::RENEWAL_GRACE,
+    })
+    .await
+    .map_err(|error| match error {
+        HubError::Bind { address, source, .. } if address == user => {
+            SandboxError::Port { port, source }
+        }
+        other => SandboxError::Hub(other),
+    })?;
+    let addresses = hub.addresses();
+    let running = hub.run(drains.hub.clone());
+    let part = drains.hub.spawn(async move {
+        match running.await {
+            Ok(()) => SandboxError::Ended("the hub".to_owned()),
+            Err(error) => SandboxError::Hub(error),
+        }
+    });
+    let (user, agents, admin) = (addresses.user, addresses.agents, addresses.admin);
+    Ok((Hub { user, agents, admin, ca_pem, parts: vec![part] }, hub_api))
+}
+
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Names of the hub's certificate.
+const NAMES: [&str; 3] = ["127.0.0.1", "::1", "localhost"];
+
+/// Threads of the hub: enough to show that there are several.
+const WORKERS: usize = 2;
+
+/// As `hub` has it by default.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(70);

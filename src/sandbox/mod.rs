@@ -1,0 +1,245 @@
+//! Hub, spokes and agents in one process, on loopback: for a first try and for tests.
+//!
+//! Nothing is left out: each spoke is an API server with TLS, keys and RBAC of its own, each agent
+//! enrols with a join token and dials the hub, and `ready` is said only when a request went from the
+//! user listener through each tunnel. Only the API servers are small ([`crate::miniapi`]).
+//!
+//! | in the folder | what |
+//! |---|---|
+//! | `kubeconfig` | contexts of the clusters (through the hub) and `hub` (the hub's own API) |
+//! | `ca.crt`, `tokens/NAME`, `urls.json` | the same for curl and scripts |
+//! | `access.log` | the hub's access log |
+//! | `data/` | keys, certificates and state: what a second run finds again |
+
+mod cluster;
+mod folder;
+mod guide;
+mod hub;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::{join_all, select_all, try_join_all};
+use tokio::task::JoinHandle;
+
+use self::cluster::Cluster;
+use self::folder::Folder;
+use crate::agent::AgentError;
+use crate::drain::Drain;
+use crate::hub::HubError;
+use crate::kubernetes::EndpointError;
+use crate::miniapi::MiniApiError;
+use crate::name::ClusterName;
+use crate::pki::credentials::JoinError;
+use crate::pki::tls::TlsError;
+use crate::pki::token::TokenError;
+use crate::state::StateError;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct SandboxConfig {
+    /// Folder of everything the sandbox keeps and writes. Made, with mode 0700, when missing.
+    pub directory: PathBuf,
+    /// Port of the user listener on 127.0.0.1; 0 takes any.
+    pub port: u16,
+    /// Names of the spokes: at least one, no name twice, none called `hub`.
+    pub clusters: Vec<ClusterName>,
+}
+
+/// Runs a sandbox until `stop` is ready. `print` gets the line that starts with `ready` and what to
+/// try, once every cluster has answered through the hub.
+///
+/// # Errors
+/// [`SandboxError`] when a part cannot start, does not answer in time, or ends by itself.
+pub async fn run(
+    config: SandboxConfig,
+    stop: impl Future<Output = ()>,
+    print: impl FnOnce(&str) -> io::Result<()>,
+) -> Result<(), SandboxError> {
+    check_names(&config.clusters)?;
+    let folder = Folder::open(&config.directory)?;
+    let drains = Drains::default();
+    let ended = tokio::select! {
+        ended = serve(&config, &folder, &drains, print) => ended,
+        () = stop => Ok(()),
+    };
+    drains.finish().await;
+    ended
+}
+
+/// Starts everything, then returns only with an error.
+async fn serve(
+    config: &SandboxConfig,
+    folder: &Folder,
+    drains: &Drains,
+    print: impl FnOnce(&str) -> io::Result<()>,
+) -> Result<(), SandboxError> {
+    let state = hub::state(folder, &config.clusters).await?;
+    let (hub, hub_api) = hub::start(config.port, folder, state.clone(), drains).await?;
+    let starting = config
+        .clusters
+        .iter()
+        .map(|name| Cluster::start(name.clone(), folder, &state, &hub.agents, drains));
+    let clusters = try_join_all(starting).await?;
+    folder.publish(&hub, &hub_api, &clusters)?;
+    join_all(clusters.iter().map(|cluster| cluster.answers(&hub)))
+        .await
+        .into_iter()
+        .collect::<Result<(), _>>()?;
+    print(&guide::text(folder.path(), &config.clusters)).map_err(SandboxError::Print)?;
+    let parts = clusters.into_iter().flat_map(|cluster| cluster.parts);
+    let parts: Vec<Part> = parts.chain(hub.parts).chain(hub_api.parts).collect();
+    let (ended, _, _) = select_all(parts).await;
+    Err(ended.unwrap_or_else(|error| SandboxError::Ended(error.to_string())))
+}
+
+/// A task that has no reason to end, and why it did.
+type Part = JoinHandle<SandboxError>;
+
+/// What to stop, in this order.
+#[derive(Default)]
+struct Drains {
+    hub: Drain,
+    agents: Drain,
+    apis: Drain,
+}
+
+// === impl Drains ===
+
+impl Drains {
+    async fn finish(&self) {
+        // The hub first: it tells clients and agents in words what a closed socket would not.
+        self.hub.finish(PATIENCE).await;
+        tokio::join!(self.agents.finish(PATIENCE), self.apis.finish(PATIENCE));
+    }
+}
+
+fn check_names(clusters: &[ClusterName]) -> Result<(), SandboxError> {
+    if clusters.is_empty() {
+        return Err(SandboxError::Names("name at least one cluster".to_owned()));
+    }
+    for (index, name) in clusters.iter().enumerate() {
+        if name.as_str() == HUB {
+            return Err(SandboxError::Names(format!("`{HUB}` is the context of the hub itself")));
+        }
+        if clusters[..index].contains(name) {
+            return Err(SandboxError::Names(format!("`{name}` is there twice")));
+        }
+    }
+    Ok(())
+}
+
+/// Why a sandbox could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The list of names.
+    #[error("--clusters: {0}")]
+    Names(String),
+    /// The folder, or something in it.
+    #[error("--dir: cannot use {path}: {source}")]
+    Folder {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Two sandboxes in one folder would overwrite each other's files.
+    #[error("--dir: another sandbox runs in {0}; stop it, or choose another folder")]
+    Locked(PathBuf),
+    /// A folder of everybody, which a sandbox would close to others and fill with its files.
+    #[error("--dir: {0} is not a folder for one program alone; name a new one")]
+    Shared(PathBuf),
+    /// The user listener's port.
+    #[error(
+        "--port: cannot listen on port {port}: {source}; stop what uses it, or choose another port"
+    )]
+    Port {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An API server.
+    #[error(transparent)]
+    Api(#[from] MiniApiError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Enrolments.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A join token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The hub.
+    #[error("the hub: {0}")]
+    Hub(#[from] HubError),
+    /// Credentials of the hub at its own API server.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The way to the agent listener.
+    #[error("cannot reach the hub at {address}: {source}")]
+    Dial {
+        /// Where it should listen.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Joining.
+    #[error("{cluster} cannot join: {source}")]
+    Join {
+        /// Who wanted to.
+        cluster: ClusterName,
+        /// Why not.
+        source: JoinError,
+    },
+    /// An agent.
+    #[error("the agent of {cluster}: {source}")]
+    Agent {
+        /// Of which cluster.
+        cluster: ClusterName,
+        /// Why not.
+        source: AgentError,
+    },
+    /// Everything runs, and still no request goes through.
+    #[error("{cluster} does not answer through the hub after {} s: {why}; run it again with --log-level info", READY.as_secs())]
+    NotReady {
+        /// Which cluster.
+        cluster: ClusterName,
+        /// The last answer.
+        why: String,
+    },
+    /// A part that should run until the end.
+    #[error("a part of the sandbox ended by itself: {0}")]
+    Ended(String),
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Print(io::Error),
+}
+
+/// Context and folder name of the hub's own API.
+const HUB: &str = "hub";
+
+/// Streams that run when the sandbox stops get this long: nobody's work depends on them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Every cluster must answer within this.
+const READY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_contexts() {
+        let check = |names: &[&str]| {
+            let names: Vec<_> =
+                names.iter().map(|name| ClusterName::parse(name).unwrap()).collect();
+            check_names(&names).is_ok()
+        };
+        assert!(check(&["cluster1"]) && check(&["cluster1", "cluster2"]));
+        assert!(!check(&[]) && !check(&["a", "b", "a"]) && !check(&["hub"]));
+    }
+}
