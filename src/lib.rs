@@ -23,6 +23,7 @@
 //! `hub/forward/respond.rs`.
 
 pub mod agent;
+pub mod cli;
 pub mod drain;
 pub mod fleet;
 pub mod hash;

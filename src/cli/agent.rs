@@ -1,0 +1,137 @@
+//! `agent`: from flags and environment to a running agent.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::agent::{Agent, AgentConfig};
+use crate::drain::Drain;
+
+/// Flags of `agent`.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The hub's agent listener; repeat it for several hubs
+    #[arg(long, env = "CLUSTER_PROXY_HUB", value_name = "HOST:PORT", required = true, value_delimiter = ',', value_parser = host_and_port)]
+    hub: Vec<String>,
+
+    /// Folder with this agent's key and certificate, written by `join`
+    #[arg(long, env = "CLUSTER_PROXY_DIR", value_name = "DIR", default_value = "agent")]
+    dir: PathBuf,
+
+    /// Kubeconfig of this cluster's API server [default: the pod's own service account]
+    ///
+    /// A client certificate or token inside it is read at the start only: restart the agent when
+    /// it changes. A token in a file of its own (tokenFile) is read again every half minute.
+    #[arg(long, env = "CLUSTER_PROXY_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Tunnels to each hub
+    #[arg(long, env = "CLUSTER_PROXY_TUNNELS", value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=8))]
+    tunnels: u8,
+
+    /// Audience of this cluster's tokens, where the agent has no token of its own to read it from
+    #[arg(long, env = "CLUSTER_PROXY_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
+    audience: Vec<String>,
+
+    /// A further issuer of this cluster's tokens
+    #[arg(long, env = "CLUSTER_PROXY_ISSUER", value_name = "URL", value_delimiter = ',')]
+    issuer: Vec<String>,
+
+    /// Health and metrics (plain HTTP: keep it on loopback)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_ADMIN_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8001"
+    )]
+    admin_address: SocketAddr,
+
+    /// How long running streams may take when the agent stops
+    #[arg(long, env = "CLUSTER_PROXY_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+}
+
+/// Runs an agent until SIGINT or SIGTERM.
+pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let stop = super::stop_signal()?;
+    let config = args.into_config()?;
+    let patience = config.drain_timeout;
+    let agent = Agent::build(config).await.context("the agent cannot start")?;
+    tracing::info!(admin = %agent.admin_address(), "agent starts");
+
+    let drain = Drain::new();
+    let mut running = drain.spawn(agent.run(drain.clone()));
+    let ended = tokio::select! {
+        signal = stop => {
+            let patience = humantime::format_duration(patience).to_string();
+            tracing::info!(signal, patience, "stopping: running streams may finish; a second signal stops at once");
+            None
+        }
+        ended = &mut running => Some(ended),
+    };
+    super::finish(&drain, patience).await.context("the agent cannot stop in order")?;
+    ended.unwrap_or(Ok(Ok(()))).context("the agent failed")?.context("the agent failed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// === impl AgentArgs ===
+
+impl AgentArgs {
+    fn into_config(self) -> anyhow::Result<AgentConfig> {
+        if !self.dir.is_dir() {
+            bail!(
+                "--dir: there is no folder `{}`; run the `cluster-proxy join` command that the hub printed for this cluster",
+                self.dir.display()
+            );
+        }
+        if let Some(path) = self.kubeconfig.as_deref().filter(|path| !path.is_file()) {
+            bail!("--kubeconfig: there is no file `{}`", path.display());
+        }
+        Ok(AgentConfig {
+            hub: self.hub,
+            directory: self.dir,
+            kubeconfig: self.kubeconfig,
+            tunnels: usize::from(self.tunnels),
+            audiences: self.audience,
+            issuers: self.issuer,
+            admin: self.admin_address,
+            drain_timeout: self.drain_timeout,
+        })
+    }
+}
+
+/// Accepts `name:port`, `address:port` and `[address]:port`.
+fn host_and_port(value: &str) -> Result<String, String> {
+    let expected = || format!("expected HOST:PORT, for example hub.example.com:{AGENT_PORT}");
+    let (host, port) = value.rsplit_once(':').ok_or_else(expected)?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || (host.contains(':') && !bracketed) || host.contains('/') {
+        return Err(expected());
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(value.to_owned()),
+        _ => Err(expected()),
+    }
+}
+
+/// The hub's default agent listener.
+const AGENT_PORT: u16 = 8091;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_is_a_host_and_a_port() {
+        for good in ["hub:8091", "127.0.0.1:1", "[::1]:8091", "hub.example.com:65535"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for bad in ["hub", "hub:", ":8091", "hub:0", "hub:65536", "::1:8091", "https://hub:8091"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
+    }
+}

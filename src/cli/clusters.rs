@@ -1,0 +1,123 @@
+//! `cluster-proxy clusters`: who is enrolled, and ending that.
+
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::pki::Folder;
+use super::{Output, print, table};
+use crate::name::ClusterName;
+
+/// Flags of `clusters`.
+#[derive(Debug, Args)]
+pub(crate) struct ClustersArgs {
+    #[command(subcommand)]
+    command: ClustersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClustersCommand {
+    /// Show the enrolled clusters
+    List {
+        #[command(flatten)]
+        folder: Folder,
+        /// How to write it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Un-enrol a cluster: its tunnels and streams end within 10 s, and its keys are free again
+    Remove {
+        /// Name of the cluster
+        cluster: ClusterName,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// The agent's key is lost or stolen: end it within 10 s; only a new join token brings it back
+    Revoke {
+        /// Name of the cluster
+        cluster: ClusterName,
+        #[command(flatten)]
+        folder: Folder,
+    },
+}
+
+/// One cluster of `clusters list -o json`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    name: ClusterName,
+    /// RFC 3339.
+    enrolled: String,
+    /// RFC 3339.
+    certificate_expires: String,
+    revoked: bool,
+    hub_itself: bool,
+}
+
+/// Runs `clusters`.
+pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        ClustersCommand::List { folder, output } => {
+            let enrolments = folder.open()?.enrolments().await?;
+            let listed: Vec<_> = enrolments
+                .into_iter()
+                .map(|(name, enrolment)| Listed {
+                    name,
+                    enrolled: time(enrolment.enrolled_at),
+                    certificate_expires: time(enrolment.certificate_expires),
+                    revoked: enrolment.revoked,
+                    hub_itself: enrolment.hub_itself,
+                })
+                .collect();
+            print(&match output {
+                Output::Json => serde_json::to_string_pretty(&listed)? + "\n",
+                Output::Table => in_words(listed),
+            })?;
+        }
+        ClustersCommand::Remove { cluster, folder } => {
+            if !folder.open()?.remove(&cluster).await? {
+                bail!("{cluster} is not enrolled here; `clusters list` shows who is");
+            }
+            print(&format!("{cluster} is removed; running hubs end its tunnels within 10 s\n"))?;
+        }
+        ClustersCommand::Revoke { cluster, folder } => {
+            if !folder.open()?.revoke(&cluster).await? {
+                bail!("{cluster} is not enrolled here; `clusters list` shows who is");
+            }
+            print(&format!(
+                "the key of {cluster} is revoked; running hubs end its tunnels within 10 s. \
+                 Bring it back with `join token {cluster}`\n"
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(listed: Vec<Listed>) -> String {
+    if listed.is_empty() {
+        return "no cluster is enrolled; enrol one with `join token NAME`\n".to_owned();
+    }
+    let mut rows = vec![["NAME", "ENROLLED", "CERTIFICATE UNTIL", "STATE"].map(str::to_owned)];
+    for one in listed {
+        let state = match (one.revoked, one.hub_itself) {
+            (true, _) => "revoked",
+            (false, true) => "enrolled, hub itself",
+            (false, false) => "enrolled",
+        };
+        rows.push([one.name.to_string(), one.enrolled, one.certificate_expires, state.into()]);
+    }
+    table(&rows)
+}
+
+/// RFC 3339; a damaged record may hold a time that does not exist.
+fn time(seconds: u64) -> String {
+    let latest = UNIX_EPOCH + Duration::from_secs(LATEST);
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(latest).min(latest);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// The last second of the year 9999, where RFC 3339 ends.
+const LATEST: u64 = 253_402_300_799;

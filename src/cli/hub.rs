@@ -1,0 +1,192 @@
+//! `hub`: from flags and environment to a running hub.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::drain::Drain;
+use crate::hub::authn::{AuthnConfig, HubApi};
+use crate::hub::{AccessLog, Hub, HubConfig};
+use crate::kubernetes::{ApiReader, ApiServer};
+use crate::state::{FolderStore, State};
+
+/// Flags of `hub`.
+#[derive(Debug, Args)]
+pub(crate) struct HubArgs {
+    /// Where clients connect (HTTPS)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:9092"
+    )]
+    listen: SocketAddr,
+
+    /// Where agents connect (mutual TLS)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_AGENT_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8091"
+    )]
+    agent_listen: SocketAddr,
+
+    /// Health, metrics and fleet state (plain HTTP: keep it on loopback)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_ADMIN_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8000"
+    )]
+    admin_address: SocketAddr,
+
+    /// A second listener with health and metrics only, for probes and scrapers of a cluster
+    #[arg(long, env = "CLUSTER_PROXY_METRICS_ADDRESS", value_name = "ADDRESS")]
+    metrics_address: Option<SocketAddr>,
+
+    /// Folder of certificates, enrolments and join tokens, made by `pki init`
+    #[arg(long, env = "CLUSTER_PROXY_DIR", value_name = "DIR", default_value = "certs")]
+    dir: PathBuf,
+
+    /// Kubeconfig of the hub's own cluster, where there is one and the hub runs outside of it
+    #[arg(long, env = "CLUSTER_PROXY_HUB_KUBECONFIG", value_name = "FILE")]
+    hub_kubeconfig: Option<PathBuf>,
+
+    /// Accept only service accounts of this namespace (default: the one of managed service accounts)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_MANAGED_ONLY",
+        value_name = "NAMESPACE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = MANAGED_NAMESPACE
+    )]
+    managed_only: Option<String>,
+
+    /// Accept tokens without an end, from Secrets of type kubernetes.io/service-account-token
+    #[arg(long, env = "CLUSTER_PROXY_ALLOW_LEGACY_TOKENS")]
+    allow_legacy_tokens: bool,
+
+    /// Where the access log goes: `-` for standard output, a file, or `off`
+    #[arg(long, env = "CLUSTER_PROXY_ACCESS_LOG", value_name = "-|FILE|off", default_value = "-", value_parser = access_log)]
+    access_log: AccessLog,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "CLUSTER_PROXY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    workers: Option<u16>,
+
+    /// How long running streams may take when the hub stops
+    #[arg(long, env = "CLUSTER_PROXY_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+
+    /// How long an API server may think before it answers; its own limit is 60 s
+    #[arg(long, env = "CLUSTER_PROXY_RESPONSE_HEAD_TIMEOUT", value_name = "DURATION", default_value = "70s", value_parser = humantime::parse_duration)]
+    response_head_timeout: Duration,
+
+    /// Life of the certificates that agents get
+    #[arg(long, env = "CLUSTER_PROXY_AGENT_CERTIFICATE_LIFE", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    agent_certificate_life: Duration,
+
+    /// How long after its end an agent's certificate can still be renewed
+    #[arg(long, env = "CLUSTER_PROXY_RENEWAL_GRACE", value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
+    renewal_grace: Duration,
+}
+
+/// Runs a hub until SIGINT or SIGTERM.
+pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
+    let stop = super::stop_signal()?;
+    let reader = args.hub_api()?;
+    let hub_api = reader.clone().map(|reader| Arc::new(reader) as Arc<dyn HubApi>);
+    let config = args.into_config(hub_api)?;
+    let patience = config.drain_timeout;
+    let hub = Hub::build(config).await.context("the hub cannot start")?;
+    let addresses = hub.addresses();
+    tracing::info!(user = %addresses.user, agents = %addresses.agents, admin = %addresses.admin, "hub is listening");
+
+    let drain = Drain::new();
+    if let Some(reader) = reader {
+        let stopping = drain.clone();
+        drain.spawn(async move {
+            tokio::select! {
+                () = reader.keep_fresh() => {}
+                () = stopping.stopping() => {}
+            }
+        });
+    }
+    let mut running = drain.spawn(hub.run(drain.clone()));
+    let ended = tokio::select! {
+        signal = stop => {
+            let patience = humantime::format_duration(patience).to_string();
+            tracing::info!(signal, patience, "stopping: running streams may finish; a second signal stops at once");
+            None
+        }
+        ended = &mut running => Some(ended),
+    };
+    // The hub waits as long by itself, and then closes its tunnels.
+    super::finish(&drain, patience + CLOSING).await.context("the hub cannot stop in order")?;
+    ended.unwrap_or(Ok(Ok(()))).context("the hub failed")?.context("the hub failed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// === impl HubArgs ===
+
+impl HubArgs {
+    /// The hub's own API server, where there is one: that of the kubeconfig, or of the pod.
+    fn hub_api(&self) -> anyhow::Result<Option<ApiReader>> {
+        let server = match &self.hub_kubeconfig {
+            Some(path) => ApiServer::from_kubeconfig(path, None).context("--hub-kubeconfig")?,
+            None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => return Ok(None),
+            None => ApiServer::in_cluster()?,
+        };
+        Ok(Some(ApiReader::new(server)?))
+    }
+
+    fn into_config(self, hub_api: Option<Arc<dyn HubApi>>) -> anyhow::Result<HubConfig> {
+        if !self.dir.is_dir() {
+            let dir = self.dir.display();
+            bail!(
+                "--dir: there is no folder `{dir}`; run `cluster-proxy pki init --dir {dir}` to make one"
+            );
+        }
+        let state = State::new(Arc::new(FolderStore::open(&self.dir)?));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(HubConfig {
+            user: self.listen,
+            agents: self.agent_listen,
+            admin: self.admin_address,
+            metrics: self.metrics_address,
+            state,
+            hub_api,
+            authn: AuthnConfig {
+                managed_only: self.managed_only,
+                allow_legacy_tokens: self.allow_legacy_tokens,
+            },
+            access_log: self.access_log,
+            workers: self.workers.map_or(cores, usize::from),
+            drain_timeout: self.drain_timeout,
+            head_timeout: self.response_head_timeout,
+            certificate_life: self.agent_certificate_life,
+            renewal_grace: self.renewal_grace,
+        })
+    }
+}
+
+fn access_log(value: &str) -> Result<AccessLog, String> {
+    match value {
+        "" => Err("expected `-`, a file, or `off`".to_owned()),
+        "-" => Ok(AccessLog::Stdout),
+        "off" => Ok(AccessLog::Off),
+        path => Ok(AccessLog::File(path.into())),
+    }
+}
+
+/// Where Open Cluster Management keeps managed service accounts on a spoke.
+const MANAGED_NAMESPACE: &str = "open-cluster-management-managed-serviceaccount";
+
+/// What the hub needs to close its tunnels once its streams have ended.
+const CLOSING: Duration = Duration::from_secs(3);
