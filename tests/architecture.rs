@@ -1,0 +1,142 @@
+//! The house rules that a machine can check: the import direction of `src/lib.rs`, and file sizes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Modules import only from rows with a smaller number, from themselves, and from their equals
+/// where the table of `src/lib.rs` allows it.
+#[test]
+fn imports_point_down() {
+    let layers = layers();
+    for (path, text) in sources() {
+        let Some(module) = module(&path) else { continue };
+        let from = *layers.get(&module).unwrap_or_else(|| {
+            panic!("{}: `{module}` has no row in the table of src/lib.rs", path.display())
+        });
+        for import in imports(&text) {
+            let Some(to) = layers.get(&import) else { continue };
+            let downwards = *to < from || (*to == from && from <= MAY_IMPORT_EQUALS);
+            assert!(
+                import == module || downwards,
+                "{}: {module} (layer {from}) imports {import} (layer {to})",
+                path.display(),
+            );
+        }
+    }
+}
+
+/// What the table says in words: `tunnel` knows neither TLS nor Kubernetes, only `pki` builds TLS
+/// configurations, and the in-memory API server is for the sandbox alone.
+#[test]
+fn narrow_doors() {
+    for (path, text) in sources() {
+        let module = module(&path).unwrap_or_default();
+        let text = before_tests(&text);
+        let forbidden: &[&str] = match module.as_str() {
+            "tunnel" => &[
+                "rustls",
+                "kube::",
+                "k8s_openapi",
+                "prometheus",
+                "crate::pki",
+                "crate::kubernetes",
+            ],
+            "pki" | "main" => &[],
+            _ => &["ServerConfig::builder", "ClientConfig::builder"],
+        };
+        for word in forbidden {
+            assert!(!text.contains(word), "{}: {module} must not know {word}", path.display());
+        }
+        if !matches!(module.as_str(), "miniapi" | "sandbox" | "cli") {
+            assert!(!text.contains("crate::miniapi"), "{}: imports miniapi", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_file_is_over_400_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["src", "tests", "benches"] {
+        for path in rust_files(&root.join(folder)) {
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= MAX_LINES, "{} has {lines} lines: split it", path.display());
+        }
+    }
+}
+
+/// Module to layer, as the table in the documentation of `src/lib.rs` has it.
+fn layers() -> BTreeMap<String, u8> {
+    let map = std::fs::read_to_string(source_root().join("lib.rs")).unwrap();
+    let mut layers = BTreeMap::new();
+    for row in map.lines().filter_map(|line| line.strip_prefix("//! | ")) {
+        let mut cells = row.split(" | ");
+        let Some(Ok(layer)) = cells.next().map(|cell| cell.trim().parse()) else { continue };
+        for name in cells.next().unwrap().split(", ") {
+            let name = name.trim().trim_matches(|letter| "[]`".contains(letter));
+            layers.insert(name.to_owned(), layer);
+        }
+    }
+    assert!(layers.len() > 10, "the table of src/lib.rs was not found: {layers:?}");
+    layers
+}
+
+/// Names of the modules that `text` takes from this crate, outside of its tests.
+fn imports(text: &str) -> Vec<String> {
+    before_tests(text)
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| {
+            rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+        })
+        .collect()
+}
+
+/// Tests may use anything: they are no part of what is built on top.
+fn before_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+/// The top-level module of a file; `None` for `lib.rs` and `main.rs`.
+fn module(path: &Path) -> Option<String> {
+    let inside = path.strip_prefix(source_root()).unwrap();
+    let first = inside.components().next()?.as_os_str().to_str()?.trim_end_matches(".rs");
+    (!matches!(first, "lib" | "main")).then(|| first.to_owned())
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    // By convention: `tests.rs`, `tests/`, and `testing.rs` for what tests of a module share.
+    let is_tests = |path: &PathBuf| {
+        let inside = path.strip_prefix(source_root()).unwrap();
+        let test =
+            |part: &std::ffi::OsStr| part == "tests" || part == "tests.rs" || part == "testing.rs";
+        inside.iter().any(test)
+    };
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    rust_files(&source_root()).into_iter().filter(|path| !is_tests(path)).map(read).collect()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn source_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The lower layers are vocabulary and tools that may use one another; hub, agent and miniapi not.
+const MAY_IMPORT_EQUALS: u8 = 2;
+const MAX_LINES: usize = 400;

@@ -1,0 +1,207 @@
+//! Hub and agents started by hand, with every command that an operator types on the way.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::api::FakeApi;
+use crate::support::process::{Kubectl, Process, free_port, run, text};
+use crate::support::{PATIENCE, eventually};
+
+/// The addresses of one hub, as flags want them.
+struct Addresses {
+    user: String,
+    agents: String,
+    admin: String,
+}
+
+fn start_hub(directory: &Path) -> (Process, Addresses) {
+    let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
+    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
+    let addresses = Addresses { user, agents, admin };
+    (run_hub(directory, &addresses), addresses)
+}
+
+fn run_hub(directory: &Path, Addresses { user, agents, admin }: &Addresses) -> Process {
+    #[rustfmt::skip]
+    let hub = Process::start("hub", directory, &[
+        "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
+        "--admin-address", admin, "--access-log", "off", "--drain-timeout", "2s",
+    ]);
+    hub
+}
+
+/// Both halves of `join`: what the hub prints is run word for word.
+fn join(directory: &Path, cluster: &str, agents: &str) {
+    let printed = run(directory, &["join", "token", cluster, "--dir", "hub", "--hub", agents]);
+    let printed = printed.trim().replace("--dir agent", &format!("--dir {cluster}"));
+    let words: Vec<&str> = printed.split_whitespace().skip(1).collect();
+    let said = run(directory, &words);
+    assert!(said.contains(&format!("enrolled {cluster}")), "{said}");
+
+    // One use: the same words again are refused, and what they would have replaced still works.
+    let again = printed.replace(&format!("--dir {cluster}"), "--dir again");
+    let words: Vec<&str> = again.split_whitespace().skip(1).collect();
+    let refused = crate::support::process::fails(directory, &words);
+    assert!(refused.contains("join token"), "{refused}");
+}
+
+fn start_agent(directory: &Path, cluster: &str, agents: &str) -> Process {
+    let kubeconfig = format!("{cluster}.kubeconfig");
+    #[rustfmt::skip]
+    let agent = Process::start(&format!("agent-{cluster}"), directory, &[
+        "agent", "--hub", agents, "--dir", cluster, "--kubeconfig", &kubeconfig,
+        "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
+    ]);
+    agent
+}
+
+fn write_kubeconfig(directory: &Path, user: &str, cluster: &str, token: &str) {
+    std::fs::write(directory.join("token"), token).unwrap();
+    let server = format!("https://{user}");
+    let output = format!("{cluster}.user.kubeconfig");
+    #[rustfmt::skip]
+    run(directory, &[
+        "kubeconfig", "--server", &server, "--ca", "hub/serving-ca.crt", "--cluster", cluster,
+        "--token-file", "token", "--output", &output, "--force",
+    ]);
+}
+
+#[tokio::test]
+async fn pki_join_hub_agent_kubeconfig_revoke() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    let (mut hub, addresses) = start_hub(directory);
+    hub.wait_for("listening", PATIENCE).await;
+    let (first, second) = (FakeApi::start("c1").await, FakeApi::start("c2").await);
+    let mut agents = Vec::new();
+    for api in [&first, &second] {
+        join(directory, &api.name, &addresses.agents);
+        api.write_kubeconfig(&directory.join(format!("{}.kubeconfig", api.name)));
+        agents.push(start_agent(directory, &api.name, &addresses.agents));
+        write_kubeconfig(directory, &addresses.user, &api.name, &api.token("test"));
+    }
+    let listed = run(directory, &["clusters", "list", "--dir", "hub"]);
+    assert!(listed.contains("c1") && listed.contains("c2"), "{listed}");
+    let metrics = crate::support::fleet::plain_get(addresses.admin.parse().unwrap(), "/metrics");
+    assert!(metrics.await.unwrap().contains("# TYPE"));
+
+    let file = |name: &str| directory.join(format!("{name}.user.kubeconfig"));
+    let test = "pki_join_hub_agent_kubeconfig_revoke";
+    let Some(c1) = Kubectl::new(test, &file("c1")) else { return };
+    let c2 = Kubectl::new(test, &file("c2")).unwrap();
+    for kubectl in [&c1, &c2] {
+        eventually("kubectl is served", PATIENCE, || {
+            let output = kubectl.output(&["get", "--raw", "/version"]);
+            async move { output.status.success().then_some(()) }
+        })
+        .await;
+    }
+
+    // A stolen key is worth nothing ten seconds later, and nobody else is concerned.
+    run(directory, &["clusters", "revoke", "c1", "--dir", "hub"]);
+    eventually("c1 is gone", Duration::from_secs(10), || {
+        let output = c1.output(&["get", "--raw", "/version"]);
+        async move { (!output.status.success()).then_some(()) }
+    })
+    .await;
+    let still = c2.output(&["get", "--raw", "/version"]);
+    assert!(still.status.success(), "{}", text(&still));
+    for agent in &mut agents {
+        agent.stop(PATIENCE).await;
+    }
+    assert!(hub.stop(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn kubectl_works_through_a_hub_by_hand_on_miniapi_processes() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    let (mut hub, addresses) = start_hub(directory);
+    hub.wait_for("listening", PATIENCE).await;
+    let mut others = Vec::new();
+    for cluster in ["c1", "c2"] {
+        let address = format!("127.0.0.1:{}", free_port());
+        let files = format!("{cluster}.api");
+        let args = ["miniapi", "--address", &address, "--dir", &files, "--name", cluster];
+        let mut api = Process::start(&files, directory, &args);
+        api.wait_for_start("ready", PATIENCE).await;
+        join(directory, cluster, &addresses.agents);
+        let files = directory.join(files);
+        let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));
+        std::fs::copy(files.join("agent.kubeconfig"), kubeconfig).unwrap();
+        others.push(start_agent(directory, cluster, &addresses.agents));
+        others.push(api);
+        let token = std::fs::read_to_string(files.join("tokens/test")).unwrap();
+        write_kubeconfig(directory, &addresses.user, cluster, &token);
+    }
+
+    let test = "kubectl_works_through_a_hub_by_hand_on_miniapi_processes";
+    for cluster in ["c1", "c2"] {
+        let file = directory.join(format!("{cluster}.user.kubeconfig"));
+        let Some(kubectl) = Kubectl::new(test, &file) else { return };
+        eventually("kubectl is served", PATIENCE, || {
+            let output = kubectl.output(&["get", "--raw", "/version"]);
+            async move { output.status.success().then_some(()) }
+        })
+        .await;
+        for http1 in [false, true] {
+            crate::verbs::all(&kubectl.http1(http1));
+        }
+    }
+
+    // What people leave running: a watch that is started again whenever it ends.
+    let file = directory.join("c1.user.kubeconfig");
+    let kubectl = Kubectl::new(test, &file).unwrap();
+    let seen = directory.join("seen");
+    let mut looped = kubectl.looped(&["get", "configmaps", "-w", "-o", "name"], &seen);
+    for (round, name) in ["stopped", "killed"].into_iter().enumerate() {
+        if round == 0 {
+            assert!(hub.stop(PATIENCE).await.success());
+        } else {
+            hub.kill();
+        }
+        hub = run_hub(directory, &addresses);
+        hub.wait_for("listening", PATIENCE).await;
+        eventually("the agents are back", PATIENCE, || {
+            let output = kubectl.output(&["create", "configmap", name]);
+            async move { output.status.success().then_some(()) }
+        })
+        .await;
+        eventually("the watch shows what is new", PATIENCE, || {
+            let seen = std::fs::read_to_string(&seen).unwrap();
+            async move { seen.contains(&format!("configmap/{name}")).then_some(()) }
+        })
+        .await;
+    }
+    looped.kill();
+    for process in &mut others {
+        process.stop(PATIENCE).await;
+    }
+    assert!(hub.stop(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_work_names_the_flag_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost"]);
+    #[rustfmt::skip]
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["hub", "--dir", "missing"], &["--dir", "missing", "pki init"]),
+        (&["hub", "--dir", "hub", "--listen", &taken, "--agent-listen", "127.0.0.1:0",
+           "--admin-address", "127.0.0.1:0"], &["--listen", &taken]),
+        (&["agent", "--hub", "localhost:1", "--dir", "missing"], &["--dir", "missing", "join"]),
+        (&["pki", "init", "--dir", "hub"], &["serving-ca.crt", "--dir"]),
+        (&["pki", "rotate-ca", "serving", "--finish", "--dir", "hub"], &["agents", "--force"]),
+    ];
+    for (args, words) in cases {
+        let said = crate::support::process::fails(directory, args);
+        for word in words {
+            assert!(said.contains(word), "{args:?} does not say {word}: {said}");
+        }
+        assert_eq!(said.trim().lines().count(), 1, "one line: {said}");
+    }
+    run(directory, &["pki", "rotate-ca", "serving", "--finish", "--force", "--dir", "hub"]);
+}

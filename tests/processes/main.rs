@@ -1,0 +1,11 @@
+//! The binary as an operator runs it: processes of their own, driven by the real kubectl.
+#![cfg(feature = "sandbox")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod by_hand;
+mod memory;
+mod outages;
+mod sandbox;
+#[path = "../support/mod.rs"]
+mod support;
+mod verbs;

@@ -1,0 +1,10 @@
+//! Hub, agents and fake API servers in one process, over real sockets and TLS. No test needs
+//! anything but a loopback. `tests/README.md` says which upstream and security cases are here.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod outages;
+mod refusals;
+mod requests;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,399 @@
+//! A fake kube-apiserver: as much as hub and agent need, and bodies that no real one has.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/api/v1/namespaces/default/services/x/proxy/source?bytes=N` | N bytes of [`pattern`] |
+//! | `.../proxy/sink` | length and SHA-256 of the request's body |
+//! | `.../proxy/echo` | the request's head as JSON |
+//! | `.../pods/p/log?follow=true` | a line every 50 ms, for ever |
+//! | `/api/v1/configmaps?watch=true` | one event, then silence |
+//! | `.../pods/p/exec` | 101, then an echo of bytes |
+//! | `/api/v1/secrets` | 403, as for an account without rights |
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use cluster_proxy::pki::ca::Authority;
+use cluster_proxy::pki::tls;
+
+use super::client::{Body, full};
+use super::part::Part;
+use super::token::{AUDIENCE, SigningKey, claims};
+
+/// One running API server.
+pub(crate) struct FakeApi {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) ca_pem: String,
+    shared: Arc<Shared>,
+    part: Option<Part>,
+}
+
+struct Shared {
+    uid: String,
+    signer: SigningKey,
+    /// What `/openid/v1/jwks` says: our own key, and whatever a thief adds.
+    published: Mutex<Vec<Value>>,
+    /// A list of the size that benchmarks use, made once.
+    nodes: Bytes,
+    /// Tokens that this API server lets in, and whose they are.
+    accepted: Mutex<HashMap<String, String>>,
+}
+
+// === impl FakeApi ===
+
+impl FakeApi {
+    /// Starts one on a free port of the loopback.
+    pub(crate) async fn start(name: &str) -> Self {
+        let authority = Authority::create("fake API server", DAY).unwrap();
+        let issued =
+            authority.issue_server(&["127.0.0.1".to_owned(), "localhost".to_owned()], DAY).unwrap();
+        let config = tls::server(
+            issued.chain_pem.as_bytes(),
+            issued.key_pem.as_bytes(),
+            &[b"h2".as_slice(), b"http/1.1".as_slice()],
+        )
+        .unwrap();
+        let signer = SigningKey::generate(&format!("{name}-key"));
+        let shared = Arc::new(Shared {
+            uid: uuid::Uuid::new_v4().to_string(),
+            published: Mutex::new(vec![signer.jwk()]),
+            signer,
+            nodes: Bytes::from("n".repeat(LIST)),
+            accepted: Mutex::default(),
+        });
+        let (bound, address) = oneshot::channel();
+        let served = Arc::clone(&shared);
+        let part = Part::start(&format!("api-{name}"), move || async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            serve(listener, tokio_rustls::TlsAcceptor::from(config), served).await;
+        });
+        Self {
+            name: name.to_owned(),
+            address: address.await.unwrap(),
+            ca_pem: authority.certificate_pem(),
+            shared,
+            part: Some(part),
+        }
+    }
+
+    /// A good token of `default/NAME`, for an hour.
+    pub(crate) fn token(&self, name: &str) -> String {
+        self.token_for("default", name, 3600)
+    }
+
+    /// A token that this API server accepts, which ends `life` seconds from now.
+    pub(crate) fn token_for(&self, namespace: &str, name: &str, life: i64) -> String {
+        let token = self.sign(&claims(namespace, name, life));
+        self.accept(&token, &format!("system:serviceaccount:{namespace}:{name}"));
+        token
+    }
+
+    /// Signs any claims with this cluster's key, without letting the token in.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        self.shared.signer.sign(claims)
+    }
+
+    pub(crate) fn key(&self) -> &SigningKey {
+        &self.shared.signer
+    }
+
+    /// Lets `token` in, whoever signed it.
+    pub(crate) fn accept(&self, token: &str, user: &str) {
+        self.shared.accepted.lock().unwrap().insert(token.to_owned(), user.to_owned());
+    }
+
+    /// Publishes somebody's key as its own.
+    pub(crate) fn publish(&self, jwk: Value) {
+        self.shared.published.lock().unwrap().push(jwk);
+    }
+
+    /// Kills it: connections break, the port refuses.
+    pub(crate) fn kill(&mut self) {
+        if let Some(part) = self.part.take() {
+            part.kill();
+        }
+    }
+
+    /// Writes a kubeconfig with a token of the agent's own ServiceAccount.
+    pub(crate) fn write_kubeconfig(&self, path: &Path) {
+        let token = self.token_for("cluster-proxy", "agent", 86_400);
+        let server = format!("https://{}", self.address);
+        std::fs::write(path, kubeconfig(&server, &self.ca_pem, &token)).unwrap();
+    }
+}
+
+/// A kubeconfig with one cluster and one token.
+pub(crate) fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
+    use base64::Engine as _;
+    let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {
+            "server": server, "certificate-authority-data": ca}}],
+        "users": [{"name": "it", "user": {"token": token}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    })
+    .to_string()
+}
+
+/// Reproducible bytes that no mix-up of offsets reproduces: chunk `index` of a body.
+pub(crate) fn pattern(index: u64) -> Bytes {
+    let mut state = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while chunk.len() < CHUNK {
+        // Marsaglia's xorshift: cheap beside TLS, and does not compress.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        chunk.extend_from_slice(&state.to_le_bytes());
+    }
+    chunk.into()
+}
+
+/// `bytes` of [`pattern`], chunk by chunk.
+pub(crate) fn source(bytes: u64) -> impl Stream<Item = Bytes> + Send + Sync {
+    stream::iter(0..bytes.div_ceil(CHUNK as u64)).map(move |index| {
+        let left = bytes - index * CHUNK as u64;
+        let mut chunk = pattern(index);
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        chunk
+    })
+}
+
+/// A body of `bytes` of [`pattern`].
+pub(crate) fn source_body(bytes: u64) -> Body {
+    stream_body(source(bytes))
+}
+
+/// SHA-256 of a body and its length, read frame by frame.
+pub(crate) async fn digest<B>(mut body: B) -> Result<(u64, String), B::Error>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes += data.len() as u64;
+            context.update(&data);
+        }
+    }
+    Ok((bytes, hex(context.finish().as_ref())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, shared: Arc<Shared>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+        tokio::spawn(async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let service = hyper::service::service_fn(move |request| {
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(answer(request, &shared).await) }
+            });
+            let stream = TokioIo::new(stream);
+            // A connection that breaks is what some tests are about.
+            if http2 {
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(stream, service)
+                    .await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(stream, service)
+                    .with_upgrades()
+                    .await;
+            }
+        });
+    }
+}
+
+async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Body> {
+    let bearer = request
+        .headers()
+        .get("authorization")
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned));
+    let user = bearer.and_then(|token| shared.accepted.lock().unwrap().get(&token).cloned());
+    let Some(user) = user else {
+        return status(401, "Unauthorized", "Unauthorized by the fake API server");
+    };
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let number = |name: &str| {
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    };
+    match path.as_str() {
+        "/version" => reply(&json!({"major": "1", "minor": "37", "gitVersion": "v1.37.2-fake"})),
+        "/livez" | "/readyz" | "/healthz" => Response::new(full("ok")),
+        "/openid/v1/jwks" => reply(&json!({"keys": *shared.published.lock().unwrap()})),
+        "/api/v1/namespaces/kube-system" => reply(&json!({
+            "kind": "Namespace", "apiVersion": "v1",
+            "metadata": {"name": "kube-system", "uid": shared.uid},
+        })),
+        "/api/v1/secrets" => {
+            let message = format!("secrets is forbidden: User \"{user}\" cannot list resource");
+            status(403, "Forbidden", &message)
+        }
+        // However the name is escaped.
+        "/api/v1/configmaps" if query.contains("tch=true") => {
+            let event = json!({"type": "ADDED", "object": {"kind": "ConfigMap",
+                "apiVersion": "v1", "metadata": {"name": "a", "resourceVersion": "1"}}});
+            let event = stream::iter([Bytes::from(format!("{event}\n"))]);
+            streamed(event.chain(stream::pending()))
+        }
+        "/apis/authentication.k8s.io/v1/tokenreviews" => review(request, shared).await,
+        _ if path.ends_with("/token") && path.contains("/serviceaccounts/") => {
+            grant(request, &path, shared).await
+        }
+        _ if path.ends_with("/log") => streamed(stream::unfold(0_u64, |line| async move {
+            tokio::time::sleep(BETWEEN_LINES).await;
+            Some((Bytes::from(format!("line {line}\n")), line + 1))
+        })),
+        _ if path.ends_with("/exec") && request.headers().contains_key("upgrade") => {
+            let mut switching = Response::new(full(""));
+            *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let protocol = request.headers()["upgrade"].clone();
+            switching.headers_mut().insert("upgrade", protocol);
+            switching.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let Ok(upgraded) = upgrade.await else { return };
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+            switching
+        }
+        _ if path.ends_with("/proxy/source") => {
+            let bytes: u64 = number("bytes").unwrap_or(0);
+            let mut response = Response::new(source_body(bytes));
+            response.headers_mut().insert("content-length", bytes.into());
+            response
+        }
+        _ if path.ends_with("/proxy/firehose") => {
+            streamed(stream::iter(0..).map(|index: u64| pattern(index)))
+        }
+        _ if path.ends_with("/proxy/sink") => match digest(request.into_body()).await {
+            Ok((bytes, sha256)) => reply(&json!({"bytes": bytes, "sha256": sha256})),
+            Err(error) => status(400, "BadRequest", &error.to_string()),
+        },
+        _ if path.ends_with("/proxy/slow") => {
+            tokio::time::sleep(Duration::from_millis(number("ms").unwrap_or(0))).await;
+            reply(&json!({"user": user}))
+        }
+        _ if path.ends_with("/proxy/echo") => {
+            let headers: Vec<_> = request
+                .headers()
+                .iter()
+                .map(|(name, value)| {
+                    json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())])
+                })
+                .collect();
+            let target = request.uri().path_and_query().map(|target| target.as_str().to_owned());
+            reply(&json!({"method": request.method().as_str(), "target": target,
+                "headers": headers, "user": user}))
+        }
+        "/api/v1/pods" => reply(&json!({
+            "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [],
+            "server": shared.uid,
+        })),
+        "/api/v1/nodes" => Response::new(full(shared.nodes.clone())),
+        _ => status(404, "NotFound", "the server could not find the requested resource"),
+    }
+}
+
+/// TokenRequest: what the hub asks for when a cluster has to prove that a key is its own.
+async fn grant(request: Request<Incoming>, path: &str, shared: &Shared) -> Response<Body> {
+    let mut segments = path.rsplit('/').skip(1);
+    let name = segments.next().unwrap_or_default().to_owned();
+    let namespace = segments.nth(1).unwrap_or_default().to_owned();
+    let Some(mut body) = read_json(request).await else {
+        return status(400, "BadRequest", "not JSON");
+    };
+    let life = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+    let mut claims = claims(&namespace, &name, life);
+    if let Some(audiences) = body["spec"]["audiences"].as_array().filter(|list| !list.is_empty()) {
+        claims["aud"] = json!(audiences);
+    }
+    let token = shared.signer.sign(&claims);
+    if claims["aud"].as_array().is_some_and(|list| list.iter().any(|one| one == AUDIENCE)) {
+        let user = format!("system:serviceaccount:{namespace}:{name}");
+        shared.accepted.lock().unwrap().insert(token.clone(), user);
+    }
+    body["status"] = json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"});
+    let mut response = reply(&body);
+    *response.status_mut() = StatusCode::CREATED;
+    response
+}
+
+async fn review(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
+    let Some(mut body) = read_json(request).await else {
+        return status(400, "BadRequest", "not JSON");
+    };
+    let token = body["spec"]["token"].as_str().unwrap_or_default().to_owned();
+    let user = shared.accepted.lock().unwrap().get(&token).cloned();
+    body["status"] = match user {
+        Some(user) => json!({"authenticated": true, "user": {"username": user},
+            "audiences": [AUDIENCE]}),
+        None => json!({"authenticated": false}),
+    };
+    let mut response = reply(&body);
+    *response.status_mut() = StatusCode::CREATED;
+    response
+}
+
+async fn read_json(request: Request<Incoming>) -> Option<Value> {
+    let body = request.into_body().collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&body).ok()
+}
+
+fn reply(body: &Value) -> Response<Body> {
+    let mut response = Response::new(full(body.to_string()));
+    response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    response
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
+    let mut response = reply(&json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+        "status": "Failure", "reason": reason, "message": message, "code": code}));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    response
+}
+
+fn streamed(chunks: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Response<Body> {
+    let mut response = Response::new(stream_body(chunks));
+    response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    response
+}
+
+fn stream_body(chunks: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Body {
+    let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
+const CHUNK: usize = 64 * 1024;
+const BETWEEN_LINES: Duration = Duration::from_millis(50);
+/// Bytes of a list of nodes.
+pub(crate) const LIST: usize = 3_700;
+const DAY: Duration = Duration::from_secs(86_400);

@@ -1,0 +1,288 @@
+//! Hub, agents and fake API servers in this process, over real sockets and TLS.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use cluster_proxy::agent::{Agent, AgentConfig};
+use cluster_proxy::drain::Drain;
+use cluster_proxy::hub::authn::AuthnConfig;
+use cluster_proxy::hub::{AccessLog, Addresses, Hub, HubConfig};
+use cluster_proxy::name::ClusterName;
+use cluster_proxy::pki::{authorities, ca, credentials, token};
+use cluster_proxy::state::{FolderStore, State};
+
+use super::api::FakeApi;
+use super::client::Client;
+use super::part::Part;
+use super::{PATIENCE, eventually};
+
+/// A hub and its spokes. Everything ends when this is dropped.
+pub(crate) struct Fleet {
+    pub(crate) hub: RunningHub,
+    pub(crate) spokes: Vec<Spoke>,
+    pub(crate) dir: TempDir,
+}
+
+/// A hub on a thread of its own.
+pub(crate) struct RunningHub {
+    pub(crate) addresses: Addresses,
+    pub(crate) state: State,
+    pub(crate) ca_pem: String,
+    pub(crate) access_log: PathBuf,
+    drain: Drain,
+    part: Option<Part>,
+}
+
+/// An API server and the agent beside it.
+pub(crate) struct Spoke {
+    pub(crate) name: String,
+    pub(crate) api: FakeApi,
+    pub(crate) directory: PathBuf,
+    agent: Option<RunningAgent>,
+}
+
+struct RunningAgent {
+    drain: Drain,
+    part: Part,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Starts a hub and a spoke per name, and waits until each one's probe came back.
+    pub(crate) async fn start(names: &[&str]) -> Self {
+        let mut fleet = Self::hub_only().await;
+        for name in names {
+            fleet.add(name).await;
+        }
+        for name in names {
+            fleet.hub.wait_healthy(name).await;
+        }
+        fleet
+    }
+
+    /// A hub that nobody has joined.
+    pub(crate) async fn hub_only() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FolderStore::open(dir.path().join("hub")).unwrap();
+        let state = State::new(Arc::new(store));
+        authorities::init(&state, &["localhost".to_owned(), "127.0.0.1".to_owned()]).await.unwrap();
+        let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let access_log = dir.path().join("access.log");
+        let addresses = Addresses { user: any, agents: any, admin: any };
+        let mut hub =
+            RunningHub { addresses, state, ca_pem, access_log, drain: Drain::new(), part: None };
+        hub.start().await;
+        Self { hub, spokes: Vec::new(), dir }
+    }
+
+    /// Enrols a cluster and starts its agent.
+    pub(crate) async fn add(&mut self, name: &str) -> &mut Spoke {
+        let api = FakeApi::start(name).await;
+        let directory = self.dir.path().join(name);
+        self.hub.enrol(name, &directory).await;
+        api.write_kubeconfig(&directory.join("kubeconfig"));
+        let mut spoke = Spoke { name: name.to_owned(), api, directory, agent: None };
+        spoke.start_agent(self.hub.addresses.agents);
+        self.spokes.push(spoke);
+        self.spokes.last_mut().unwrap()
+    }
+
+    /// A client of the user listener with a good token of the spoke `name`.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        self.anonymous().token(&self.spoke(name).api.token("test"))
+    }
+
+    /// A client of the user listener without credentials.
+    pub(crate) fn anonymous(&self) -> Client {
+        Client::new(self.hub.addresses.user, self.hub.ca_pem.as_bytes())
+    }
+
+    pub(crate) fn spoke(&self, name: &str) -> &Spoke {
+        self.spokes.iter().find(|spoke| spoke.name == name).unwrap()
+    }
+
+    pub(crate) fn spoke_mut(&mut self, name: &str) -> &mut Spoke {
+        self.spokes.iter_mut().find(|spoke| spoke.name == name).unwrap()
+    }
+
+    /// Waits until a request with a good token of `name` goes through.
+    pub(crate) async fn wait_serves(&self, name: &str, patience: Duration) {
+        let (client, path) = (self.client(name), format!("/{name}/version"));
+        eventually(&format!("{name} serves"), patience, || async {
+            client.try_get(&path).await.ok()?.status.is_success().then_some(())
+        })
+        .await;
+    }
+}
+
+// === impl RunningHub ===
+
+impl RunningHub {
+    /// Starts it, on the addresses it had before if it ran before.
+    pub(crate) async fn start(&mut self) {
+        let drain = Drain::new();
+        let config = HubConfig {
+            user: self.addresses.user,
+            agents: self.addresses.agents,
+            admin: self.addresses.admin,
+            metrics: None,
+            state: self.state.clone(),
+            hub_api: None,
+            authn: AuthnConfig::default(),
+            access_log: AccessLog::File(self.access_log.clone()),
+            workers: 2,
+            drain_timeout: Duration::from_secs(1),
+            head_timeout: HEAD_TIMEOUT,
+            certificate_life: Duration::from_secs(24 * 3600),
+            renewal_grace: Duration::from_secs(30 * 86_400),
+        };
+        let (bound, addresses) = oneshot::channel();
+        let running = drain.clone();
+        self.part = Some(Part::start("hub", move || async move {
+            let hub = Hub::build(config).await.unwrap();
+            bound.send(hub.addresses()).unwrap();
+            // Counted, so that a stop waits for it as the command does.
+            running.clone().spawn(hub.run(running)).await.unwrap().unwrap();
+        }));
+        self.addresses = addresses.await.expect("the hub starts");
+        self.drain = drain;
+    }
+
+    /// Stops it as SIGTERM does.
+    pub(crate) async fn stop(&mut self) {
+        self.drain.finish(Duration::from_secs(5)).await;
+        if let Some(part) = self.part.take() {
+            part.kill();
+        }
+    }
+
+    /// Makes a join token and uses it, as the two `join` commands do.
+    pub(crate) async fn enrol(&self, name: &str, directory: &Path) {
+        let cluster = ClusterName::parse(name).unwrap();
+        let made = token::Token::create(
+            &self.state,
+            cluster.clone(),
+            token::DEFAULT_LIFE,
+            false,
+            SystemTime::now(),
+        )
+        .await
+        .unwrap();
+        let authority = ca::certificates(self.ca_pem.as_bytes()).unwrap();
+        let pin = ca::key_hash(&authority[0]).unwrap();
+        let stream = TcpStream::connect(self.addresses.agents).await.unwrap();
+        let joined =
+            credentials::enrol("localhost", stream, &made.reveal(), &pin, directory.to_owned())
+                .await
+                .unwrap();
+        assert_eq!(joined, cluster);
+    }
+
+    /// The admin listener's `path`, as text.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        plain_get(self.addresses.admin, path).await.unwrap()
+    }
+
+    /// What `/fleet` says about one cluster.
+    pub(crate) async fn cluster(&self, name: &str) -> Value {
+        let fleet: Value = serde_json::from_str(&self.admin("/fleet").await).unwrap();
+        fleet[name].clone()
+    }
+
+    /// Waits until the hub's own probe of `name` came back with a success.
+    pub(crate) async fn wait_healthy(&self, name: &str) {
+        eventually(&format!("{name} is healthy"), PATIENCE, || async {
+            (self.cluster(name).await["probe"]["healthy"] == true).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `name` has `count` tunnels.
+    pub(crate) async fn wait_tunnels(&self, name: &str, count: usize, patience: Duration) {
+        eventually(&format!("{name} has {count} tunnels"), patience, || async {
+            let cluster = self.cluster(name).await;
+            let tunnels = cluster["tunnels"].as_array().map_or(0, Vec::len);
+            (tunnels == count).then_some(())
+        })
+        .await;
+    }
+
+    /// The sum of the samples of `metric` whose labels contain every one of `labels`.
+    pub(crate) async fn metric(&self, metric: &str, labels: &[&str]) -> f64 {
+        let text = self.admin("/metrics").await;
+        text.lines()
+            .filter(|line| line.starts_with(metric) && labels.iter().all(|one| line.contains(one)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+impl Drop for RunningHub {
+    fn drop(&mut self) {
+        self.drain.stop();
+    }
+}
+
+// === impl Spoke ===
+
+impl Spoke {
+    /// Starts the agent in this spoke's folder.
+    pub(crate) fn start_agent(&mut self, hub: SocketAddr) {
+        let drain = Drain::new();
+        let config = AgentConfig {
+            hub: vec![format!("localhost:{}", hub.port())],
+            directory: self.directory.clone(),
+            kubeconfig: Some(self.directory.join("kubeconfig")),
+            tunnels: 2,
+            audiences: Vec::new(),
+            issuers: Vec::new(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let running = drain.clone();
+        let part = Part::start(&format!("agent-{}", self.name), move || async move {
+            let agent = Agent::build(config).await.unwrap();
+            agent.run(running).await.unwrap();
+        });
+        self.agent = Some(RunningAgent { drain, part });
+    }
+
+    /// Ends the agent as SIGKILL does.
+    pub(crate) fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.part.kill();
+        }
+    }
+
+    /// Ends the agent as SIGTERM does.
+    pub(crate) async fn stop_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.drain.finish(Duration::from_secs(2)).await;
+            agent.part.kill();
+        }
+    }
+}
+
+/// `GET path` over plain HTTP.
+pub(crate) async fn plain_get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    use http_body_util::BodyExt as _;
+    let stream = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    tokio::spawn(connection);
+    let request =
+        http::Request::get(path).header("host", address.to_string()).body(super::client::empty())?;
+    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8(body.to_vec())?)
+}
+
+/// Short, so that a test can wait for it; far above what loopback needs.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,143 @@
+//! A hub and one agent as processes, beside a fake API server in this one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use cluster_proxy::name::ClusterName;
+use cluster_proxy::pki::{authorities, ca, credentials, token};
+use cluster_proxy::state::{FolderStore, State};
+
+use super::api::FakeApi;
+use super::client::Client;
+use super::fleet::plain_get;
+use super::process::{Process, free_port};
+use super::{PATIENCE, eventually};
+
+/// Everything ends when this is dropped.
+pub(crate) struct Pair {
+    pub(crate) hub: Process,
+    pub(crate) agent: Process,
+    pub(crate) api: FakeApi,
+    pub(crate) user: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) ca_pem: String,
+    agents: SocketAddr,
+    directory: TempDir,
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Starts hub, API server and agent of the cluster `c1`, and waits until it is served.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::new(Arc::new(FolderStore::open(directory.path().join("hub")).unwrap()));
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        authorities::init(&state, &names).await.unwrap();
+        let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
+        let [user, agents, admin] =
+            [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let hub = start_hub(directory.path(), user, agents, admin);
+        eventually("the hub listens", PATIENCE, || async {
+            plain_get(admin, "/livez").await.ok().map(drop)
+        })
+        .await;
+
+        let api = FakeApi::start("c1").await;
+        enrol(&state, &ca_pem, agents, &directory.path().join("c1")).await;
+        api.write_kubeconfig(&directory.path().join("c1/kubeconfig"));
+        let agent = start_agent(directory.path(), agents);
+        let pair = Self { hub, agent, api, user, admin, ca_pem, agents, directory };
+        pair.wait_serves(PATIENCE).await;
+        pair
+    }
+
+    /// A client with a good token.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.user, self.ca_pem.as_bytes()).token(&self.api.token("test"))
+    }
+
+    /// The same API server without hub and agent.
+    pub(crate) fn direct(&self) -> Client {
+        Client::new(self.api.address, self.api.ca_pem.as_bytes()).token(&self.api.token("test"))
+    }
+
+    /// Starts the hub again, after it was stopped or killed.
+    pub(crate) fn start_hub(&mut self) {
+        self.hub = start_hub(self.directory.path(), self.user, self.agents, self.admin);
+    }
+
+    /// Starts the agent again, after it was stopped or killed.
+    pub(crate) fn start_agent(&mut self) {
+        self.agent = start_agent(self.directory.path(), self.agents);
+    }
+
+    /// Waits until a request goes through.
+    pub(crate) async fn wait_serves(&self, patience: Duration) {
+        let client = self.client();
+        eventually("c1 is served", patience, || async {
+            let answer = client.try_get("/c1/version").await.ok()?;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+    }
+}
+
+fn start_hub(directory: &Path, user: SocketAddr, agents: SocketAddr, admin: SocketAddr) -> Process {
+    let [user, agents, admin] = [user, agents, admin].map(|address| address.to_string());
+    Process::start(
+        "hub",
+        directory,
+        &[
+            "hub",
+            "--dir",
+            "hub",
+            "--listen",
+            &user,
+            "--agent-listen",
+            &agents,
+            "--admin-address",
+            &admin,
+            "--access-log",
+            "access.log",
+            "--drain-timeout",
+            "2s",
+        ],
+    )
+}
+
+fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
+    let hub = format!("localhost:{}", agents.port());
+    Process::start(
+        "agent",
+        directory,
+        &[
+            "agent",
+            "--dir",
+            "c1",
+            "--hub",
+            &hub,
+            "--kubeconfig",
+            "c1/kubeconfig",
+            "--admin-address",
+            "127.0.0.1:0",
+            "--drain-timeout",
+            "2s",
+        ],
+    )
+}
+
+async fn enrol(state: &State, ca_pem: &str, agents: SocketAddr, directory: &Path) {
+    let cluster = ClusterName::parse("c1").unwrap();
+    let life = token::DEFAULT_LIFE;
+    let made = token::Token::create(state, cluster, life, false, SystemTime::now()).await.unwrap();
+    let pin = ca::key_hash(&ca::certificates(ca_pem.as_bytes()).unwrap()[0]).unwrap();
+    let stream = tokio::net::TcpStream::connect(agents).await.unwrap();
+    credentials::enrol("localhost", stream, &made.reveal(), &pin, directory.to_owned())
+        .await
+        .unwrap();
+}
