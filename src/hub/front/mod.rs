@@ -6,7 +6,7 @@ pub(crate) mod listener;
 
 use std::net::SocketAddr;
 
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::authn::{Authenticator, AuthnError, Refusal};
@@ -43,7 +43,7 @@ impl Front {
         let (method, path) = (request.method(), request.uri().path());
         let recorder = self.recorder.clone();
         let mut record = Some(Record::start(recorder, request_id.clone(), peer.ip(), method, path));
-        let response = match self.answer(request, peer, &mut record).await {
+        let response = match self.answer(request, peer, &request_id, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
                 let response = respond(&failure, &request_id);
@@ -63,6 +63,7 @@ impl Front {
         &self,
         mut request: Request<Incoming>,
         peer: SocketAddr,
+        request_id: &HeaderValue,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let target = route(request.method(), request.uri())?;
@@ -92,9 +93,7 @@ impl Front {
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.
         let authorization = headers.remove(header::AUTHORIZATION);
-        let request_id = headers::request_id(&headers);
-        let request_id = record.as_ref().map_or(request_id, |record| record.request_id.clone());
-        headers::upstream(&mut headers, authorization, peer.ip(), &request_id);
+        headers::upstream(&mut headers, authorization, peer.ip(), request_id);
         set_mode(&mut headers, &identity);
         let order =
             Order { cluster, identity, kind, method: parts.method, target: upstream, headers };
