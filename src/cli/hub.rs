@@ -1,5 +1,7 @@
 //! `hub`: from flags and environment to a running hub.
 
+mod limits;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use self::limits::LimitArgs;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
 use crate::hub::{AccessLog, Hub, HubConfig};
@@ -95,6 +98,9 @@ pub(crate) struct HubArgs {
     /// How long after its end an agent's certificate can still be renewed
     #[arg(long, env = "CLUSTER_PROXY_RENEWAL_GRACE", value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
     renewal_grace: Duration,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Runs a hub until SIGINT or SIGTERM.
@@ -172,6 +178,7 @@ impl HubArgs {
             head_timeout: self.response_head_timeout,
             certificate_life: self.agent_certificate_life,
             renewal_grace: self.renewal_grace,
+            limits: self.limits.into_limits(),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authn::{AuthnConfig, HubApi};
+use super::limits::Limits;
 use crate::state::State;
 
 /// Configuration of a hub.
@@ -38,6 +39,8 @@ pub struct HubConfig {
     pub certificate_life: Duration,
     /// How long after its end a certificate can still be renewed by proof of the enrolled key.
     pub renewal_grace: Duration,
+    /// How much it takes on.
+    pub limits: Limits,
 }
 
 /// Destination of the access log.

@@ -42,6 +42,8 @@ pub(crate) struct Dock {
     pub(crate) metrics: Metrics,
     pub(crate) settings: Settings,
     pub(crate) drain: Drain,
+    /// How long TLS may take.
+    pub(crate) handshake_timeout: Duration,
     /// Names this hub process in hellos.
     pub(crate) replica: Arc<str>,
 }
@@ -72,7 +74,7 @@ impl Dock {
     pub(crate) async fn serve(self, socket: TcpStream, peer: SocketAddr) {
         // Fewer reads under TLS: records of one flush arrive together.
         let socket = read_buffered(socket);
-        match timeout(HANDSHAKE_TIMEOUT, self.tls.accept(socket)).await {
+        match timeout(self.handshake_timeout, self.tls.accept(socket)).await {
             Ok(Ok(Arrival::Join(stream))) => self.join.serve(stream, peer).await,
             Ok(Ok(Arrival::Tunnel { stream, certificate })) => {
                 self.tunnel(stream, certificate, peer).await;
@@ -308,8 +310,6 @@ fn end_label(end: &TunnelEnd) -> &'static str {
     }
 }
 
-/// TLS of an agent: a few round trips, over a long way.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first exchange on a new tunnel.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reading one namespace.

@@ -22,6 +22,7 @@ mod failure;
 mod forward;
 mod front;
 mod headers;
+pub mod limits;
 mod metrics;
 mod own_api;
 mod probe;
@@ -140,6 +141,7 @@ impl Hub {
     /// everything at once.
     pub async fn run(self, drain: Drain) -> Result<(), HubError> {
         // Clients first, tunnels after: what runs when the hub stops still needs its tunnel.
+        let limits = Arc::new(self.config.limits.clone());
         let clients = Drain::new();
         let tunnels = Drain::new();
         let front = Front {
@@ -151,6 +153,7 @@ impl Hub {
                 head_timeout: self.config.head_timeout,
             },
             recorder: self.recorder.clone(),
+            limits: limits.clone(),
         };
         let dock = Dock {
             tls: self.tls.dock.clone(),
@@ -161,6 +164,7 @@ impl Hub {
             metrics: self.metrics.clone(),
             settings: Settings::default(),
             drain: tunnels.clone(),
+            handshake_timeout: limits.handshake_timeout,
             replica: uuid::Uuid::new_v4().to_string().into(),
         };
         let admin = Admin {
@@ -190,7 +194,7 @@ impl Hub {
         background.spawn(accept(
             self.listeners.agents,
             SocketOptions { buffers: None },
-            MAX_AGENT_CONNECTIONS,
+            limits.agent_connections,
             self.workers.clone(),
             // Closed at once: an agent that is told to leave must not come back to us.
             drain.clone(),
@@ -206,7 +210,7 @@ impl Hub {
         background.spawn(accept(
             self.listeners.user,
             SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
-            MAX_CONNECTIONS,
+            limits.connections,
             self.workers.clone(),
             drain.clone(),
             clients.clone(),
@@ -325,10 +329,6 @@ async fn serve_pages(listener: TcpListener, pages: axum::Router) {
 
 /// `clusters revoke` must end tunnels within 10 s; a look costs little.
 const STATE_INTERVAL: Duration = Duration::from_secs(2);
-/// Open user connections; each costs some tens of KiB.
-const MAX_CONNECTIONS: usize = 20_000;
-/// Open agent connections: two for each of several thousand clusters, twice during a renewal.
-const MAX_AGENT_CONNECTIONS: usize = 20_000;
 /// Kernel buffers of a user's socket, each way. Autotuned ones let a few hundred stalled readers
 /// exhaust the TCP memory of the whole host.
 const USER_SOCKET_BUFFERS: usize = 256 * 1024;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use cluster_proxy::agent::{Agent, AgentConfig};
 use cluster_proxy::drain::Drain;
 use cluster_proxy::hub::authn::AuthnConfig;
+use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::hub::{AccessLog, Addresses, Hub, HubConfig};
 use cluster_proxy::name::ClusterName;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
@@ -36,6 +37,8 @@ pub(crate) struct RunningHub {
     pub(crate) state: State,
     pub(crate) ca_pem: String,
     pub(crate) access_log: PathBuf,
+    /// Of the next start.
+    pub(crate) limits: Limits,
     drain: Drain,
     part: Option<Part>,
 }
@@ -70,6 +73,11 @@ impl Fleet {
 
     /// A hub that nobody has joined.
     pub(crate) async fn hub_only() -> Self {
+        Self::limited(Limits::default()).await
+    }
+
+    /// A hub with these limits that nobody has joined.
+    pub(crate) async fn limited(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = FolderStore::open(dir.path().join("hub")).unwrap();
         let state = State::new(Arc::new(store));
@@ -78,8 +86,15 @@ impl Fleet {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let access_log = dir.path().join("access.log");
         let addresses = Addresses { user: any, agents: any, admin: any };
-        let mut hub =
-            RunningHub { addresses, state, ca_pem, access_log, drain: Drain::new(), part: None };
+        let mut hub = RunningHub {
+            addresses,
+            state,
+            ca_pem,
+            access_log,
+            limits,
+            drain: Drain::new(),
+            part: None,
+        };
         hub.start().await;
         Self { hub, spokes: Vec::new(), dir }
     }
@@ -144,6 +159,7 @@ impl RunningHub {
             head_timeout: HEAD_TIMEOUT,
             certificate_life: Duration::from_secs(24 * 3600),
             renewal_grace: Duration::from_secs(30 * 86_400),
+            limits: self.limits.clone(),
         };
         let (bound, addresses) = oneshot::channel();
         let running = drain.clone();

@@ -14,11 +14,12 @@ use tokio::time::timeout;
 
 use super::Front;
 use crate::drain::Drain;
+use crate::hub::limits::Limits;
 use crate::pki::tls::Protocol;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(front: Front, socket: TcpStream, peer: SocketAddr) {
-    let handshake = timeout(HANDSHAKE_TIMEOUT, front.tls.accept(socket));
+    let handshake = timeout(front.limits.handshake_timeout, front.tls.accept(socket));
     let (stream, protocol) = match handshake.await {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -34,11 +35,11 @@ pub(crate) async fn serve(front: Front, socket: TcpStream, peer: SocketAddr) {
     let io = TokioIo::new(stream);
     let ended = match protocol {
         Protocol::Http1 => {
-            let connection = http1().serve_connection(io, service).with_upgrades();
+            let connection = http1(&front.limits).serve_connection(io, service).with_upgrades();
             drive(connection, |connection| connection.graceful_shutdown(), &drain).await
         }
         Protocol::Http2 => {
-            let connection = http2().serve_connection(io, service);
+            let connection = http2(&front.limits).serve_connection(io, service);
             drive(connection, |connection| connection.graceful_shutdown(), &drain).await
         }
     };
@@ -69,21 +70,21 @@ async fn cut_off(drain: &Drain) {
     tokio::time::sleep(LAST_WORDS).await;
 }
 
-fn http1() -> conn::http1::Builder {
+fn http1(limits: &Limits) -> conn::http1::Builder {
     let mut http = conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD)
+        .max_headers(limits.header_count)
+        .max_buf_size(limits.header_bytes as usize)
         .half_close(false);
     http
 }
 
-fn http2() -> conn::http2::Builder<TokioExecutor> {
+fn http2(limits: &Limits) -> conn::http2::Builder<TokioExecutor> {
     let mut http = conn::http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.header_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -92,18 +93,8 @@ fn http2() -> conn::http2::Builder<TokioExecutor> {
     http
 }
 
-/// A client that has nothing to hide finishes TLS in a few round trips.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte we wait for to the end of a head; it bounds idle HTTP/1.1 connections too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Headers of one request: impersonating a user in many groups takes one each.
-const MAX_HEADERS: usize = 256;
-/// Bytes of an HTTP/1.1 head, and of the buffers around a body.
-const MAX_HEAD: usize = 64 * 1024;
-/// The same for a decoded HTTP/2 head.
-const MAX_HEADER_LIST: u32 = 64 * 1024;
-/// Streams of one client: client-go opens one per watch, and a controller has hundreds.
-const MAX_STREAMS: u32 = 250;
 /// Upload credit of one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Credit of all uploads of one client: a stalled one must not stop the others.

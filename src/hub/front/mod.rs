@@ -5,6 +5,7 @@ mod connection;
 pub(crate) mod listener;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
 use super::forward::{Forwarder, Order, set_mode, wanted};
 use super::headers;
+use super::limits::Limits;
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
@@ -29,6 +31,7 @@ pub(crate) struct Front {
     pub(crate) authenticator: Authenticator,
     pub(crate) forwarder: Forwarder,
     pub(crate) recorder: Recorder,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// Counts an open connection until dropped.

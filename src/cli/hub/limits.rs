@@ -1,0 +1,130 @@
+//! The limits of `hub` as flags.
+
+use std::num::NonZero;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+
+use crate::hub::limits::Limits;
+
+/// Flags of the limits. What is left out has the default of [`Limits`].
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitArgs {
+    /// Open connections of clients [default: 20000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<NonZero<usize>>,
+
+    /// Open connections of agents [default: 20000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_AGENT_CONNECTIONS", value_name = "N")]
+    max_agent_connections: Option<NonZero<usize>>,
+
+    /// How long a TLS handshake may take [default: 5s]
+    #[arg(long, env = "CLUSTER_PROXY_HANDSHAKE_TIMEOUT", value_name = "DURATION", value_parser = deadline)]
+    handshake_timeout: Option<Duration>,
+
+    /// Headers of one request [default: 256]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_HEADERS", value_name = "N", value_parser = clap::value_parser!(u16).range(16..=4096))]
+    max_headers: Option<u16>,
+
+    /// Bytes of one request's head, its target included [default: 64KiB]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_HEADER_BYTES", value_name = "SIZE", value_parser = header_bytes)]
+    max_header_bytes: Option<u32>,
+
+    /// Requests at once on one HTTP/2 connection [default: 250]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_STREAMS_PER_CONNECTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_streams_per_connection: Option<u32>,
+}
+
+// === impl LimitArgs ===
+
+impl LimitArgs {
+    pub(super) fn into_limits(self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            connections: self.max_connections.map_or(default.connections, NonZero::get),
+            agent_connections: self
+                .max_agent_connections
+                .map_or(default.agent_connections, NonZero::get),
+            handshake_timeout: self.handshake_timeout.unwrap_or(default.handshake_timeout),
+            header_count: self.max_headers.map_or(default.header_count, usize::from),
+            header_bytes: self.max_header_bytes.unwrap_or(default.header_bytes),
+            streams_per_connection: self
+                .max_streams_per_connection
+                .unwrap_or(default.streams_per_connection),
+        }
+    }
+}
+
+/// A deadline of nothing would refuse everybody.
+fn deadline(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>().map(|size| size.as_u64())
+}
+
+/// Less than a token and the headers around it would refuse everybody; an API server itself takes
+/// no more than a mebibyte.
+fn header_bytes(text: &str) -> Result<u32, String> {
+    let bytes = size(text)?;
+    let fits = u32::try_from(bytes).ok().filter(|bytes| (8 << 10..=1 << 20).contains(bytes));
+    fits.ok_or_else(|| "must be between 8KiB and 1MiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        limits: LimitArgs,
+    }
+
+    /// The help says what [`Limits::default`] does: each default is written there once.
+    #[test]
+    fn the_help_tells_the_real_defaults() {
+        let limits = Limits::default();
+        let size = |bytes: u64| ByteSize::b(bytes).to_string().replace(".0", "").replace(' ', "");
+        let time = |duration| humantime::format_duration(duration).to_string();
+        for (flag, default) in [
+            ("max_connections", limits.connections.to_string()),
+            ("max_agent_connections", limits.agent_connections.to_string()),
+            ("handshake_timeout", time(limits.handshake_timeout)),
+            ("max_headers", limits.header_count.to_string()),
+            ("max_header_bytes", size(limits.header_bytes.into())),
+            ("max_streams_per_connection", limits.streams_per_connection.to_string()),
+        ] {
+            let command = Command::command();
+            let argument = command.get_arguments().find(|one| one.get_id() == flag).unwrap();
+            let help = argument.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "{flag}: {help}: {default}");
+        }
+    }
+
+    #[test]
+    fn values_that_would_refuse_everybody_are_refused() {
+        let parse = |flag: &str| Command::try_parse_from(["hub", flag]);
+        for (good, bad) in [
+            ("--max-connections=1", "--max-connections=0"),
+            ("--handshake-timeout=1s", "--handshake-timeout=0s"),
+            ("--max-headers=16", "--max-headers=1"),
+            ("--max-header-bytes=8KiB", "--max-header-bytes=1KiB"),
+            ("--max-header-bytes=1MiB", "--max-header-bytes=2MiB"),
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        let limits = parse("--max-header-bytes=128KiB").unwrap().limits.into_limits();
+        assert_eq!(limits.header_bytes, 128 * 1024);
+    }
+}
