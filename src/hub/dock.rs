@@ -14,6 +14,7 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::flood::FloodGuard;
 use super::forward::uri;
 use super::metrics::Metrics;
 use super::probe::probe;
@@ -106,6 +107,7 @@ impl Dock {
             Ok(enrolment) => enrolment,
             Err(refused) => return refuse(&refused),
         };
+        let stream = FloodGuard::of_server(stream);
         let established = timeout(HELLO_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
         let (opener, driver) = match established {
             Ok(Ok(established)) => established,

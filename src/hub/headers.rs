@@ -35,11 +35,13 @@ pub(crate) fn check(headers: &HeaderMap, authority: Option<&str>) -> Result<(), 
         (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority.as_bytes()) => {
             return Err(HeaderError::Host);
         }
-        (Some(host), _) if !host.iter().all(|byte| is_host_byte(*byte)) => {
-            return Err(HeaderError::Host);
-        }
         (None, None) => return Err(HeaderError::Host),
         _ => {}
+    }
+    // A user before the host included: HTTP has none there (RFC 9113 section 8.3.1).
+    let named = [host.map(HeaderValue::as_bytes), authority.map(str::as_bytes)];
+    if named.into_iter().flatten().flatten().any(|byte| !is_host_byte(*byte)) {
+        return Err(HeaderError::Host);
     }
     for name in headers.keys() {
         let name_text = name.as_str();

@@ -19,6 +19,7 @@ pub mod authn;
 mod config;
 mod dock;
 mod failure;
+mod flood;
 mod forward;
 mod front;
 mod headers;

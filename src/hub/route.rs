@@ -5,7 +5,7 @@
 //! escapes) is refused before anybody is authenticated; the grammar is public, so the answer gives
 //! nothing away.
 
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Uri};
 
 use crate::name::{ClusterName, InvalidClusterName};
@@ -36,6 +36,9 @@ pub(crate) enum RouteError {
     /// CONNECT, TRACE and their kin are not for a Kubernetes API.
     #[error("the method {0} is not served here")]
     Method(Method),
+    /// An absolute target of something else than HTTP.
+    #[error("only http and https are served here")]
+    Scheme,
     /// `*`, or no path at all.
     #[error("the request target must be a path that starts with /<cluster>/")]
     Form,
@@ -54,6 +57,9 @@ pub(crate) enum RouteError {
 pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Target, RouteError> {
     if REFUSED_METHODS.contains(&method.as_str()) {
         return Err(RouteError::Method(method.clone()));
+    }
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
+        return Err(RouteError::Scheme);
     }
     let target = uri.path_and_query().ok_or(RouteError::Form)?;
     let path = target.path();
@@ -248,6 +254,16 @@ mod tests {
             assert!(get(target).is_err(), "{target}");
         }
         assert!(get("/c1/a%01b").is_ok());
+    }
+
+    #[test]
+    fn whole_urls_are_read_like_paths_and_are_of_http() {
+        for scheme in ["https", "http"] {
+            assert_eq!(get(&format!("{scheme}://hub/c1/api")), get("/c1/api"));
+        }
+        for scheme in ["file", "ftp", "wss"] {
+            assert_eq!(get(&format!("{scheme}://hub/c1/api")), Err(RouteError::Scheme));
+        }
     }
 
     #[test]

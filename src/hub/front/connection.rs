@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::Front;
 use crate::drain::Drain;
+use crate::hub::flood::FloodGuard;
 use crate::hub::limits::Limits;
 use crate::pki::tls::Protocol;
 
@@ -32,13 +33,14 @@ pub(crate) async fn serve(front: Front, socket: TcpStream, peer: SocketAddr) {
         let front = handler.clone();
         async move { Ok::<_, Infallible>(front.handle(request, peer).await) }
     });
-    let io = TokioIo::new(stream);
     let ended = match protocol {
         Protocol::Http1 => {
+            let io = TokioIo::new(stream);
             let connection = http1(&front.limits).serve_connection(io, service).with_upgrades();
             drive(connection, |connection| connection.graceful_shutdown(), &drain).await
         }
         Protocol::Http2 => {
+            let io = TokioIo::new(FloodGuard::of_client(stream));
             let connection = http2(&front.limits).serve_connection(io, service);
             drive(connection, |connection| connection.graceful_shutdown(), &drain).await
         }

@@ -92,6 +92,8 @@ fn one_host_and_the_same_everywhere() {
     assert!(check(&map(&[("host", "a"), ("host", "a")]), None).is_err());
     assert!(check(&map(&[("host", "hub")]), Some("evil")).is_err());
     assert!(check(&map(&[("host", "hub:443@evil")]), None).is_err());
+    assert!(check(&map(&[]), Some("hub:443")).is_ok());
+    assert!(check(&map(&[]), Some("me@hub:443")).is_err());
 }
 
 #[test]

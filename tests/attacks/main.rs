@@ -1,0 +1,9 @@
+//! Attacks over real sockets, checked at both ends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod frames;
+mod ground;
+mod http2;
+
+#[path = "../support/mod.rs"]
+mod support;
