@@ -64,12 +64,16 @@ impl Drain {
         self.cut.cancelled().await;
     }
 
-    /// Asks for the end, waits for the tasks up to `patience`, then cuts what is left and waits
-    /// for that too (cut tasks end at once). Returns whether everything ended by itself.
-    pub async fn finish(&self, patience: Duration) -> bool {
+    /// Asks for the end, and waits for the tasks up to `patience`. Returns whether they ended.
+    pub async fn settle(&self, patience: Duration) -> bool {
         self.stop();
         self.tasks.close();
-        let clean = tokio::time::timeout(patience, self.tasks.wait()).await.is_ok();
+        tokio::time::timeout(patience, self.tasks.wait()).await.is_ok()
+    }
+
+    /// As [`Drain::settle`], then cuts what is left and waits for that too (cut tasks end at once).
+    pub async fn finish(&self, patience: Duration) -> bool {
+        let clean = self.settle(patience).await;
         self.cut.cancel();
         // A task that ignores the cut must not hold the process for ever.
         let _ = tokio::time::timeout(AFTER_CUT, self.tasks.wait()).await;

@@ -83,7 +83,12 @@ pub(crate) struct HubArgs {
     #[arg(long, env = "CLUSTER_PROXY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: Option<u16>,
 
-    /// How long running streams may take when the hub stops
+    /// How long a stopping hub goes on serving, not ready any more, so that balancers notice in time;
+    /// part of --drain-timeout [default: a third of it, 10s at most]
+    #[arg(long, env = "CLUSTER_PROXY_MIN_DRAIN_DURATION", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    min_drain_duration: Option<Duration>,
+
+    /// How long a hub takes to stop at most; streams that run then are cut
     #[arg(long, env = "CLUSTER_PROXY_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
@@ -159,6 +164,15 @@ impl HubArgs {
                 "--dir: there is no folder `{dir}`; run `cluster-proxy pki init --dir {dir}` to make one"
             );
         }
+        let min_drain =
+            self.min_drain_duration.unwrap_or_else(|| NOTICED.min(self.drain_timeout / 3));
+        if min_drain > self.drain_timeout {
+            bail!(
+                "--min-drain-duration: {} is more than --drain-timeout, {}",
+                humantime::format_duration(min_drain),
+                humantime::format_duration(self.drain_timeout)
+            );
+        }
         let state = State::new(Arc::new(FolderStore::open(&self.dir)?));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(HubConfig {
@@ -174,6 +188,7 @@ impl HubArgs {
             },
             access_log: self.access_log,
             workers: self.workers.map_or(cores, usize::from),
+            min_drain,
             drain_timeout: self.drain_timeout,
             head_timeout: self.response_head_timeout,
             certificate_life: self.agent_certificate_life,
@@ -194,6 +209,9 @@ fn access_log(value: &str) -> Result<AccessLog, String> {
 
 /// Where Open Cluster Management keeps managed service accounts on a spoke.
 const MANAGED_NAMESPACE: &str = "open-cluster-management-managed-serviceaccount";
+
+/// A balancer asks for readiness every few seconds, and believes the third answer.
+const NOTICED: Duration = Duration::from_secs(10);
 
 /// What the hub needs to close its tunnels once its streams have ended.
 const CLOSING: Duration = Duration::from_secs(3);

@@ -30,7 +30,10 @@ pub struct HubConfig {
     pub access_log: AccessLog,
     /// Worker threads, one runtime each.
     pub workers: usize,
-    /// How long running streams may take when the hub stops.
+    /// How long a hub that stops goes on as if nothing had happened, but for its readiness: balancers
+    /// need time to notice. Part of `drain_timeout`.
+    pub min_drain: Duration,
+    /// How long a hub takes to stop at most; streams that run then are cut.
     pub drain_timeout: Duration,
     /// How long an API server may think before its response head, counted from the end of the
     /// request's body. Longer than the API server's own 60 s, so that its answer wins.

@@ -19,6 +19,7 @@ use super::forward::uri;
 use super::metrics::Metrics;
 use super::probe::probe;
 use super::registry::{Registry, Tunnel};
+use super::replicas::Replicas;
 use super::spokes::{ask, exchange};
 use crate::drain::Drain;
 use crate::fleet::About;
@@ -28,7 +29,7 @@ use crate::pki::join::JoinService;
 use crate::pki::tls::{Arrival, DockTls, ServerStream};
 use crate::state::{Document, Enrolment, State};
 use crate::tunnel::headers::{MODE, Mode};
-use crate::tunnel::hello::{self, AgentHello, Hello, HubHello};
+use crate::tunnel::hello::{self, AgentHello, Hello, HubHello, Replicas as Named};
 use crate::tunnel::opener::{Opener, TunnelEnd};
 use crate::tunnel::settings::Settings;
 use crate::tunnel::transport::read_buffered;
@@ -45,8 +46,8 @@ pub(crate) struct Dock {
     pub(crate) drain: Drain,
     /// How long TLS may take.
     pub(crate) handshake_timeout: Duration,
-    /// Names this hub process in hellos.
-    pub(crate) replica: Arc<str>,
+    /// Named in hellos.
+    pub(crate) replicas: Replicas,
 }
 
 /// Why an agent is turned away. The `Display` text is for logs, [`Refused::label`] for metrics.
@@ -155,7 +156,8 @@ impl Dock {
         enrolment: Enrolment,
     ) -> Result<Arc<Tunnel>, Refused> {
         let cluster = certificate.cluster.clone();
-        let hello = self.hello(opener, &cluster).await?;
+        let living = self.replicas.living();
+        let hello = self.hello(opener, &cluster, &living).await?;
         self.pin(opener, &cluster, &enrolment).await?;
         let tunnel = Arc::new(Tunnel {
             id: self.registry.next_id(),
@@ -178,13 +180,24 @@ impl Dock {
             return Err(Refused::NotEnrolled);
         }
         self.count(&cluster);
+        // A change during the hello was told to those who were registered then.
+        let now = self.replicas.living();
+        if now != living {
+            tell(&tunnel, now).await;
+        }
         Ok(tunnel)
     }
 
-    async fn hello(&self, opener: &Opener, cluster: &ClusterName) -> Result<AgentHello, Refused> {
+    async fn hello(
+        &self,
+        opener: &Opener,
+        cluster: &ClusterName,
+        living: &[String],
+    ) -> Result<AgentHello, Refused> {
         let ours = HubHello {
             version: hello::VERSION,
-            replica: self.replica.to_string(),
+            replica: self.replicas.id().to_owned(),
+            replicas: shown(living),
             hub_version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: cluster.to_string(),
         };
@@ -284,9 +297,28 @@ impl Refused {
 /// Tells the agent of one tunnel to dial elsewhere, because this hub leaves.
 pub(crate) async fn leave(tunnel: &Tunnel) {
     let request = control(hello::LEAVE_PATH, Bytes::new());
-    if let Err(error) = exchange(&tunnel.opener, request, hello::LIMIT, LEAVE_TIMEOUT).await {
+    if let Err(error) = exchange(&tunnel.opener, request, hello::LIMIT, TELL_TIMEOUT).await {
         tracing::debug!(cluster = %tunnel.certificate.cluster, %error, "the agent was not told to move on");
     }
+}
+
+/// Tells the agent of one tunnel which hubs live now.
+pub(crate) async fn tell(tunnel: &Tunnel, living: Vec<String>) {
+    let cluster = &tunnel.certificate.cluster;
+    let named = Named { replicas: shown(&living) };
+    let body = match named.encode() {
+        Ok(body) => body,
+        Err(error) => return tracing::error!(%error, "the living hubs cannot be named"),
+    };
+    let request = control(hello::REPLICAS_PATH, body);
+    if let Err(error) = exchange(&tunnel.opener, request, hello::LIMIT, TELL_TIMEOUT).await {
+        tracing::debug!(%cluster, %error, "the agent was not told of the other hubs");
+    }
+}
+
+/// As many as a hello holds: an agent that reaches so many has no outage to fear.
+fn shown(living: &[String]) -> Vec<String> {
+    living.iter().take(hello::MOST_REPLICAS).cloned().collect()
 }
 
 fn control(path: &'static str, body: Bytes) -> Request<Bytes> {
@@ -316,8 +348,8 @@ fn end_label(end: &TunnelEnd) -> &'static str {
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reading one namespace.
 const PIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Telling an agent to leave, while the process is leaving itself.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Telling an agent something that it answers at once.
+const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const KUBE_SYSTEM: &str = "/api/v1/namespaces/kube-system";
 /// A namespace with generous annotations.
 const NAMESPACE_LIMIT: usize = 256 * 1024;

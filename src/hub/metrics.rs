@@ -41,9 +41,31 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
 }
 
+/// How much is open right now, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OpenStreams {
+    /// Everything that is none of the others.
+    pub(crate) requests: i64,
+    /// Watches.
+    pub(crate) watches: i64,
+    /// `logs -f`.
+    pub(crate) followed: i64,
+    /// exec, attach, port-forward.
+    pub(crate) interactive: i64,
+}
+
 // === impl Metrics ===
 
 impl Metrics {
+    /// Counts what is open, over all clusters.
+    pub(crate) fn open_streams(&self) -> OpenStreams {
+        let live = |kind| sum(&self.live_streams, Some(kind));
+        let (watches, followed, interactive) = (live("watch"), live("follow"), live("interactive"));
+        let all = sum(&self.in_flight, None);
+        let requests = (all - watches - followed - interactive).max(0);
+        OpenStreams { requests, watches, followed, interactive }
+    }
+
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str, labels: &[&str]| {
@@ -129,6 +151,19 @@ const PREFIX: &str = "cluster_proxy_";
 /// 250 us to 100 s: one leg on loopback up to a slow list over a long way.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 100.0];
+
+/// The sum of all samples of `gauge`, or of those whose `kind` is `label`.
+fn sum(gauge: &IntGaugeVec, label: Option<&str>) -> i64 {
+    let families = gauge.collect();
+    let samples = families.iter().flat_map(|family| family.get_metric());
+    let wanted = samples.filter(|sample| {
+        label.is_none_or(|label| {
+            sample.get_label().iter().any(|pair| pair.name() == "kind" && pair.value() == label)
+        })
+    });
+    // Gauges of whole numbers: nothing is lost.
+    wanted.map(|sample| sample.get_gauge().get_value() as i64).sum()
+}
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("{PREFIX}{name}"), help)

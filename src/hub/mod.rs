@@ -10,6 +10,7 @@
 //! | failure to response | `failure`, `forward/respond` |
 //! | end: metrics, access log | `record`, `metrics`, `access_log` |
 //!
+//! `replicas` follows the state and the other hubs on it; `shutdown` is the way out.
 //! Agents arrive at `dock`; `probe` and `spokes` are the hub's own requests through tunnels;
 //! `admin` shows all of it.
 
@@ -29,23 +30,23 @@ mod own_api;
 mod probe;
 mod record;
 mod registry;
+mod replicas;
 mod route;
+mod shutdown;
 mod spokes;
 mod verb;
 mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use crate::drain::Drain;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{ServingTls, TlsError};
-use crate::state::{State, StateError};
+use crate::state::StateError;
 use crate::tunnel::settings::Settings;
 use admin::Admin;
 use authn::Authenticator;
@@ -56,6 +57,8 @@ use front::listener::{SocketOptions, accept, bind};
 use metrics::Metrics;
 use record::Recorder;
 use registry::Registry;
+use replicas::Replicas;
+use shutdown::Shutdown;
 use spokes::Spokes;
 use workers::Workers;
 
@@ -69,6 +72,7 @@ pub struct Hub {
     workers: Workers,
     tls: ServingTls,
     registry: Registry,
+    replicas: Replicas,
     metrics: Metrics,
     collected: prometheus::Registry,
     authenticator: Authenticator,
@@ -104,7 +108,7 @@ impl Hub {
         let metrics = Metrics::new(&collected)?;
         let tls = ServingTls::load(&config.state).await?;
         let registry = Registry::new();
-        registry.sync(&config.state.enrolments().await?);
+        let replicas = Replicas::join(config.state.clone(), registry.clone()).await?;
         let authenticator = Authenticator::build(
             config.authn.clone(),
             config.state.clone(),
@@ -126,6 +130,7 @@ impl Hub {
             workers,
             tls,
             registry,
+            replicas,
             metrics,
             collected,
             authenticator,
@@ -155,6 +160,7 @@ impl Hub {
             },
             recorder: self.recorder.clone(),
             limits: limits.clone(),
+            stopping: drain.clone(),
         };
         let dock = Dock {
             tls: self.tls.dock.clone(),
@@ -166,7 +172,7 @@ impl Hub {
             settings: Settings::default(),
             drain: tunnels.clone(),
             handshake_timeout: limits.handshake_timeout,
-            replica: uuid::Uuid::new_v4().to_string().into(),
+            replicas: self.replicas.clone(),
         };
         let admin = Admin {
             collected: self.collected.clone(),
@@ -182,11 +188,7 @@ impl Hub {
         background.spawn(self.authenticator.clone().run());
         background.spawn(self.tls.clone().watch(self.config.state.clone()));
         background.spawn(probe::run(self.registry.clone(), self.metrics.clone()));
-        background.spawn(follow_state(
-            self.config.state.clone(),
-            self.registry.clone(),
-            self.metrics.clone(),
-        ));
+        background.spawn(self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()));
         if let Some(listener) = self.listeners.metrics {
             let pages = admin.clone().metrics_router();
             background.spawn(async move { serve_pages(listener, pages).await });
@@ -213,7 +215,8 @@ impl Hub {
             SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
             limits.connections,
             self.workers.clone(),
-            drain.clone(),
+            // Open for a while: a refused connection is a failed request until balancers have noticed.
+            clients.clone(),
             clients.clone(),
             move |socket: TcpStream, peer, permit| {
                 let front = front.clone();
@@ -224,20 +227,16 @@ impl Hub {
             },
         ));
 
-        drain.stopping().await;
-        clients.stop();
-        let leaving = self.registry.tunnels();
-        let leaving = leaving.iter().map(|tunnel| dock::leave(tunnel));
-        let told = futures_util::future::join_all(leaving);
-        tokio::select! {
-            // Told alongside, not first: a dead agent must not hold the drain.
-            _ = async { tokio::join!(told, clients.finish(self.config.drain_timeout)) } => {}
-            () = drain.cut() => { clients.finish(Duration::ZERO).await; }
-        }
-        for tunnel in self.registry.tunnels() {
-            tunnel.opener.close("hub-stopped");
-        }
-        tunnels.finish(TUNNELS_CLOSE).await;
+        let shutdown = Shutdown {
+            registry: self.registry.clone(),
+            replicas: self.replicas.clone(),
+            metrics: self.metrics.clone(),
+            clients,
+            tunnels,
+            min_drain: self.config.min_drain,
+            drain_timeout: self.config.drain_timeout,
+        };
+        shutdown.run(drain).await;
         self.workers.stop();
         let log = self.recorder.log.clone();
         // A join error means that the runtime is going away as well.
@@ -304,34 +303,12 @@ pub enum HubError {
     Workers(#[source] std::io::Error),
 }
 
-/// Takes over what commands and other replicas write: enrolments, removals, revocations.
-async fn follow_state(state: State, registry: Registry, metrics: Metrics) {
-    let mut ticks = tokio::time::interval(STATE_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match state.enrolments().await {
-            Ok(enrolments) => {
-                registry.sync(&enrolments).iter().for_each(|name| metrics.forget(name));
-            }
-            // What was known goes on: an unreadable folder must not end a fleet.
-            Err(error) => {
-                tracing::warn!(%error, "the enrolments cannot be read, the last known stay")
-            }
-        }
-    }
-}
-
 async fn serve_pages(listener: TcpListener, pages: axum::Router) {
     if let Err(error) = axum::serve(listener, pages).await {
         tracing::error!(%error, "an admin listener ended");
     }
 }
 
-/// `clusters revoke` must end tunnels within 10 s; a look costs little.
-const STATE_INTERVAL: Duration = Duration::from_secs(2);
 /// Kernel buffers of a user's socket, each way. Autotuned ones let a few hundred stalled readers
 /// exhaust the TCP memory of the whole host.
 const USER_SOCKET_BUFFERS: usize = 256 * 1024;
-/// Tunnels have nothing left to carry when they are closed.
-const TUNNELS_CLOSE: Duration = Duration::from_secs(2);

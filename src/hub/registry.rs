@@ -3,12 +3,12 @@
 //! The only writer of the [`Fleet`]. Reading is lock-free (one snapshot load a request); changes
 //! are rare (a tunnel comes or goes) and take a short lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -56,6 +56,8 @@ struct Shared {
     change: Mutex<()>,
     fleet: watch::Sender<Fleet>,
     started: Instant,
+    /// Whom a hub that starts waits for; everybody who is enrolled until that is known.
+    expected: ArcSwapOption<BTreeSet<ClusterName>>,
     settled: AtomicBool,
     ids: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl Registry {
                 change: Mutex::new(()),
                 fleet: watch::Sender::new(Fleet::default()),
                 started: Instant::now(),
+                expected: ArcSwapOption::empty(),
                 settled: AtomicBool::new(false),
                 ids: AtomicU64::new(1),
             }),
@@ -99,13 +102,22 @@ impl Registry {
         self.shared.clusters.load().contains_key(cluster)
     }
 
-    /// Whether every enrolled cluster has been there since the start, or the hub has waited long
+    /// Names the clusters that a hub that starts waits for.
+    pub(crate) fn expect(&self, clusters: BTreeSet<ClusterName>) {
+        self.shared.expected.store(Some(Arc::new(clusters)));
+    }
+
+    /// Whether the expected clusters have been there since the start, or the hub has waited long
     /// enough for them. Once true it stays so: a cluster that leaves later is lost, not late.
     pub(crate) fn is_settled(&self) -> bool {
         let settled = &self.shared.settled;
         if !settled.load(Ordering::Relaxed) {
             let clusters = self.shared.clusters.load();
-            let here = clusters.values().all(|cluster| !cluster.tunnels.is_empty());
+            let expected = self.shared.expected.load();
+            let is_expected =
+                |name| expected.as_ref().is_none_or(|expected| expected.contains(name));
+            let mut waited_for = clusters.iter().filter(|(name, _)| is_expected(name));
+            let here = waited_for.all(|(_, cluster)| !cluster.tunnels.is_empty());
             settled.store(here || self.shared.started.elapsed() >= SETTLE, Ordering::Relaxed);
         }
         settled.load(Ordering::Relaxed)

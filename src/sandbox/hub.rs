@@ -109,6 +109,7 @@ pub(super) async fn start(
         authn: AuthnConfig::default(),
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,
+        min_drain: Duration::ZERO,
         drain_timeout: PATIENCE,
         head_timeout: HEAD_TIMEOUT,
         certificate_life: join::CERTIFICATE_LIFE,

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::{Registration, Replica};
 use crate::name::ClusterName;
 
 /// Names a document. The text form (`Display`) is its file name in a folder.
@@ -110,6 +111,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn enrolments_mark(&self) -> BoxFuture<'_, Result<Option<String>, StateError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// Lists a hub process as living until the registration is dropped or the process dies.
+    fn register(
+        &self,
+        replica: Replica,
+    ) -> BoxFuture<'_, Result<Box<dyn Registration>, StateError>>;
+
+    /// Every living hub process on this store, ordered by id.
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<Replica>, StateError>>;
 }
 
 /// Why a document could not be read or written.

@@ -10,12 +10,16 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::{Document, Expected, StateError, Store, Version, Versioned};
+use super::{
+    Document, Expected, Registration, Replica, StateError, Store, Version, Versioned, members,
+};
 use crate::hash;
 use crate::name::ClusterName;
 
 /// A [`Store`] in a folder: files of mode 0600 in folders of mode 0700, replaced atomically under
-/// a lock file. Several processes may share the folder; a network file system needs working locks.
+/// a lock file. Several processes may share the folder, on several machines too where its file
+/// system carries `flock` between them (NFS 4 does): there a replica that lost its machine counts
+/// as alive until the file server gives up on it.
 #[derive(Debug)]
 pub struct FolderStore {
     root: Arc<Path>,
@@ -45,18 +49,7 @@ impl FolderStore {
         work: impl FnOnce(&Path) -> Result<T, StateError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StateError>> {
         let root = self.root.clone();
-        Box::pin(async move {
-            match tokio::task::spawn_blocking({
-                let root = root.clone();
-                move || work(&root)
-            })
-            .await
-            {
-                Ok(result) => result,
-                // Only a runtime that is shutting down (or a panic, already reported) gets here.
-                Err(error) => Err(failed("use", &root)(io::Error::other(error))),
-            }
-        })
+        blocking(root.to_path_buf(), move || work(&root))
     }
 }
 
@@ -138,6 +131,31 @@ impl Store for FolderStore {
             Ok(settled.then(|| format!("{}.{}", found.mtime(), found.mtime_nsec())))
         })
     }
+
+    fn register(
+        &self,
+        replica: Replica,
+    ) -> BoxFuture<'_, Result<Box<dyn Registration>, StateError>> {
+        self.blocking(move |root| members::register(root, &replica))
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<Replica>, StateError>> {
+        self.blocking(members::list)
+    }
+}
+
+/// Runs `work` on `path` away from the async threads.
+pub(super) fn blocking<T: Send + 'static>(
+    path: PathBuf,
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> BoxFuture<'static, Result<T, StateError>> {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            // Only a runtime that is shutting down (or a panic, already reported) gets here.
+            Err(error) => Err(failed("use", &path)(io::Error::other(error))),
+        }
+    })
 }
 
 /// Creates `folder` and its parents, readable by the owner only. One that exists is left as it is.
@@ -182,7 +200,7 @@ pub(crate) fn check_private(file: &File) -> io::Result<Result<(), String>> {
     })
 }
 
-fn read(path: &Path, secret: bool) -> Result<Option<Versioned>, StateError> {
+pub(super) fn read(path: &Path, secret: bool) -> Result<Option<Versioned>, StateError> {
     let damaged =
         |reason: String| StateError::Damaged { document: path.display().to_string(), reason };
     let file = match File::open(path) {
@@ -203,7 +221,7 @@ fn read(path: &Path, secret: bool) -> Result<Option<Versioned>, StateError> {
 }
 
 /// Held until dropped: closing the file gives the lock back, also when the process dies.
-fn lock(root: &Path) -> Result<File, StateError> {
+pub(super) fn lock(root: &Path) -> Result<File, StateError> {
     let path = root.join(LOCK);
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.map_err(failed("lock", &path))?;
@@ -215,7 +233,7 @@ fn version(contents: &[u8]) -> Version {
     Version(hash::sha256_hex(contents))
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let document = path.display().to_string();
     move |source| StateError::Io { action, document, source }
 }

@@ -2,14 +2,18 @@
 //!
 //! One trait, [`Store`], with two homes: a folder ([`FolderStore`]), and later named Secrets in the
 //! hub's namespace. A store keeps small documents, each with a version, and writes only over the
-//! version that the writer has read: a second hub or a `clusters revoke` beside it loses nothing.
+//! version that the writer has read: a second hub or a `clusters revoke` beside it loses nothing. It
+//! also lists the hubs that live on it ([`Replica`]).
 
 mod document;
 mod folder;
+mod members;
 mod records;
+mod replicas;
 
 pub use document::{Document, Expected, StateError, Store, Version, Versioned};
 pub use folder::FolderStore;
 pub(crate) use folder::{check_private, private_folder, replace};
 pub(crate) use records::Edit;
 pub use records::{Enrolment, JoinToken, State, key_owner, seconds};
+pub use replicas::{Registration, Replica};

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Document, Expected, StateError, Store};
+use super::{Document, Expected, Registration, Replica, StateError, Store};
 use crate::name::ClusterName;
 
 /// One enrolled cluster, as the hub remembers it.
@@ -83,6 +83,19 @@ impl State {
     /// The store itself, for documents that are bytes (certificates, keys).
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Lists this hub process as living, until the registration is dropped or the process dies.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] when the state cannot be written.
+    pub async fn register(&self, replica: Replica) -> Result<Box<dyn Registration>, StateError> {
+        self.store.register(replica).await
+    }
+
+    /// Every living hub on this state, ordered by id.
+    pub async fn replicas(&self) -> Result<Vec<Replica>, StateError> {
+        self.store.replicas().await
     }
 
     /// Every enrolment. Cheap to ask for every second: files are read again only after a change,

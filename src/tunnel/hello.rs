@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub const PATH: &str = "/hello";
 /// Path of "dial elsewhere, I am leaving" (mode `tunnel`, POST, empty).
 pub const LEAVE_PATH: &str = "/leave";
+/// Path of "these hubs live now" (mode `tunnel`, POST, JSON of [`Replicas`], empty answer).
+pub const REPLICAS_PATH: &str = "/replicas";
+/// Most hub processes that are named to an agent.
+pub const MOST_REPLICAS: usize = 64;
 /// The wire version this build speaks.
 pub const VERSION: u32 = 1;
 /// The oldest wire version this build still speaks.
@@ -26,6 +30,9 @@ pub struct HubHello {
     pub version: u32,
     /// Which hub process this is: agents hold tunnels to every replica.
     pub replica: String,
+    /// Every hub process that lives on the same state, this one among them.
+    #[serde(default)]
+    pub replicas: Vec<String>,
     /// Version of the hub, for logs.
     pub hub_version: String,
     /// The cluster that the hub took from the certificate.
@@ -48,6 +55,14 @@ pub struct AgentHello {
     pub audiences: Vec<String>,
     /// Issuers: of the agent's own token, and its `--issuer`.
     pub issuers: Vec<String>,
+}
+
+/// What the hub says when other hub processes on its state come or go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replicas {
+    /// As in [`HubHello`].
+    pub replicas: Vec<String>,
 }
 
 /// Why a hello was not accepted.
@@ -103,6 +118,7 @@ pub fn negotiate(theirs: u32) -> Result<u32, HelloError> {
 
 impl Hello for HubHello {}
 impl Hello for AgentHello {}
+impl Hello for Replicas {}
 
 mod sealed {
     use super::HelloError;
@@ -116,6 +132,7 @@ mod sealed {
 impl sealed::Checked for HubHello {
     fn check(&self) -> Result<(), HelloError> {
         text("replica", &self.replica)?;
+        list("replicas", &self.replicas, MOST_REPLICAS)?;
         text("hubVersion", &self.hub_version)?;
         text("cluster", &self.cluster)
     }
@@ -126,8 +143,14 @@ impl sealed::Checked for AgentHello {
         text("agent", &self.agent)?;
         text("agentVersion", &self.agent_version)?;
         text("apiServerVersion", self.api_server_version.as_deref().unwrap_or_default())?;
-        list("audiences", &self.audiences)?;
-        list("issuers", &self.issuers)
+        list("audiences", &self.audiences, LIST_LIMIT)?;
+        list("issuers", &self.issuers, LIST_LIMIT)
+    }
+}
+
+impl sealed::Checked for Replicas {
+    fn check(&self) -> Result<(), HelloError> {
+        list("replicas", &self.replicas, MOST_REPLICAS)
     }
 }
 
@@ -139,8 +162,8 @@ fn text(field: &'static str, value: &str) -> Result<(), HelloError> {
     Ok(())
 }
 
-fn list(field: &'static str, values: &[String]) -> Result<(), HelloError> {
-    if values.len() > LIST_LIMIT {
+fn list(field: &'static str, values: &[String], most: usize) -> Result<(), HelloError> {
+    if values.len() > most {
         return Err(HelloError::Field(field));
     }
     values.iter().try_for_each(|value| text(field, value))
@@ -218,7 +241,8 @@ mod tests {
         ) {
             let [agent, agent_version, replica, hub_version, cluster] = words.try_into().unwrap();
             let audiences = vec![agent.clone(), replica.clone()];
-            let hub = HubHello { version, replica, hub_version, cluster };
+            let replicas = vec![replica.clone(), cluster.clone()];
+            let hub = HubHello { version, replica, replicas, hub_version, cluster };
             prop_assert_eq!(&HubHello::decode(&hub.encode().unwrap()).unwrap(), &hub);
             let issuers = audiences.clone();
             let agent =

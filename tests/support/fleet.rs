@@ -155,6 +155,7 @@ impl RunningHub {
             authn: AuthnConfig::default(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
+            min_drain: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
             head_timeout: HEAD_TIMEOUT,
             certificate_life: Duration::from_secs(24 * 3600),

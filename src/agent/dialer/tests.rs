@@ -180,6 +180,7 @@ fn hello() -> String {
     serde_json::to_string(&HubHello {
         version: VERSION,
         replica: "r1".into(),
+        replicas: vec!["r1".into()],
         hub_version: "0".into(),
         cluster: "c1".into(),
     })

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -131,8 +131,10 @@ impl Body for ResponseBody {
     }
 }
 
-/// Ready when a live stream must end: its token expired, or the hub stops waiting for it.
+/// Ready when a live stream must end: its token expired, or the hub stops waiting for it. A watch
+/// is not waited for at all: its client resumes at another hub.
 pub(crate) fn end_of_stream(
+    span: Span,
     expires: Option<SystemTime>,
     drain: &Drain,
 ) -> BoxFuture<'static, EndReason> {
@@ -146,12 +148,25 @@ pub(crate) fn end_of_stream(
                 None => std::future::pending().await,
             }
         };
+        let moved = async {
+            match span {
+                Span::Watch => {
+                    drain.stopping().await;
+                    tokio::time::sleep(rand::random_range(Duration::ZERO..WATCHES_END)).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = expiry => "token-expired",
+            () = moved => "hub-drained",
             () = drain.cut() => "hub-drained",
         }
     })
 }
+
+/// Watches of a hub that stops end over this time, so that their clients do not list all at once.
+const WATCHES_END: Duration = Duration::from_secs(5);
 
 /// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled
 /// headers hide, and no API server reads them.

@@ -140,7 +140,7 @@ pub(super) fn answer(
     let body = match order.kind.span {
         Span::Short => ResponseBody::tunnel(body),
         span => {
-            let end = end_of_stream(order.identity.expires, &forwarder.drain);
+            let end = end_of_stream(span, order.identity.expires, &forwarder.drain);
             ResponseBody::live(body, span, end)
         }
     };

@@ -78,7 +78,7 @@ pub(super) async fn forward(
         let mut kind = order.kind;
         kind.span = Span::Interactive;
         record.answered(StatusCode::SWITCHING_PROTOCOLS, kind);
-        let end = end_of_stream(order.identity.expires, &forwarder.drain);
+        let end = end_of_stream(kind.span, order.identity.expires, &forwarder.drain);
         let session = run(upgrade.client, send, body, end, record);
         forwarder.drain.spawn(session);
     }

@@ -7,7 +7,7 @@ pub(crate) mod listener;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use super::authn::{Authenticator, AuthnError, Refusal};
@@ -20,6 +20,7 @@ use super::limits::Limits;
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
+use crate::drain::Drain;
 use crate::pki::tls::FrontTls;
 
 pub(crate) use connection::serve;
@@ -32,6 +33,8 @@ pub(crate) struct Front {
     pub(crate) forwarder: Forwarder,
     pub(crate) recorder: Recorder,
     pub(crate) limits: Arc<Limits>,
+    /// Once it stops, HTTP/1.1 clients are asked to connect anew: elsewhere.
+    pub(crate) stopping: Drain,
 }
 
 /// Counts an open connection until dropped.
@@ -44,9 +47,10 @@ impl Front {
     async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
         let request_id = headers::request_id(request.headers());
         let (method, path) = (request.method(), request.uri().path());
+        let http1 = request.version() < Version::HTTP_2;
         let recorder = self.recorder.clone();
         let mut record = Some(Record::start(recorder, request_id.clone(), peer.ip(), method, path));
-        let response = match self.answer(request, peer, &request_id, &mut record).await {
+        let mut response = match self.answer(request, peer, &request_id, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
                 let response = respond(&failure, &request_id);
@@ -56,6 +60,12 @@ impl Front {
                 response
             }
         };
+        if http1
+            && self.stopping.is_stopping()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         match record {
             Some(record) => response.map(|body| body.recorded(record)),
             None => response,
