@@ -1,4 +1,4 @@
-//! Frames against the user front: cases 74 to 84.
+//! Frames against the user front: floods and limits, cases 74 to 80 and 83.
 //!
 //! Every attack is played on a connection of its own, and the same frames with one thing different
 //! are an ordinary request that is answered.
@@ -13,24 +13,11 @@ use crate::frames::{
     frame, headers, remembered, reset, settings, window_update,
 };
 use crate::ground::Ground;
+use crate::messages::{get, request};
 
-type Fields<'a> = Vec<(&'a str, &'a str)>;
 type Front = Peer<ClientStream<TcpStream>>;
-
-/// A request that the API server answers.
-fn request<'a>(method: &'a str, path: &'a str, bearer: &'a str) -> Fields<'a> {
-    vec![
-        (":method", method),
-        (":scheme", "https"),
-        (":authority", "localhost"),
-        (":path", path),
-        ("authorization", bearer),
-    ]
-}
-
-fn get<'a>(path: &'a str, bearer: &'a str) -> Fields<'a> {
-    request("GET", path, bearer)
-}
+/// Bytes of the attack on a stream.
+type Attack = fn(u32) -> Vec<u8>;
 
 /// Sends `wave` after wave until the connection ends; at most `waves` of them.
 async fn flood(peer: &mut Front, waves: u32, mut wave: impl FnMut(u32) -> Vec<u8>) -> Outcome {
@@ -77,7 +64,7 @@ async fn s75_made_you_reset() {
     let path = ground.path("s75");
     let open = |stream, bearer| headers(0, stream, &request("POST", &path, bearer));
     // Each makes the server reset a stream that it had taken for good.
-    let provoke: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    let provoke: [(&str, Attack); 4] = [
         ("a window that grows by nothing", |stream| window_update(stream, 0)),
         ("a window past 2^31", |stream| window_update(stream, 0x7fff_ffff)),
         ("a stream that depends on itself", |stream| {
@@ -259,105 +246,6 @@ async fn s80_streams_without_window() {
 }
 
 #[tokio::test]
-async fn s81_what_http_1_would_read_otherwise() {
-    let ground = Ground::start().await;
-    let path = ground.path("s81");
-    let post = request("POST", &path, &ground.bearer);
-    let tricks: [(&str, &str); 12] = [
-        ("x-a", "b\r\nx-remote-user: admin"),
-        ("x-a", "b\nc"),
-        ("x-a", "b\0c"),
-        ("x-a\r\nx-b", "c"),
-        ("x:a", "b"),
-        ("x a", "b"),
-        ("X-A", "b"),
-        ("", "b"),
-        ("transfer-encoding", "chunked"),
-        ("connection", "close"),
-        ("upgrade", "h2c"),
-        ("te", "gzip"),
-    ];
-    for (name, value) in tricks {
-        let mut peer = ground.peer().await;
-        let mut fields = post.clone();
-        fields.push((name, value));
-        let mut bytes = headers(0, 1, &fields);
-        bytes.extend(frame(DATA, END_STREAM, 1, b"12345"));
-        peer.send(&bytes).await.unwrap();
-        let outcome = peer.outcome(1).await;
-        assert!(outcome.is_refusal(), "{name:?}: {value:?}: {outcome:?}");
-    }
-    assert_eq!(ground.reached("s81"), 0);
-    for (length, works) in
-        [("4", false), ("6", false), ("+5", false), ("5, 5", false), ("x", false), ("5", true)]
-    {
-        let mut peer = ground.peer().await;
-        let mut fields = post.clone();
-        fields.push(("content-length", length));
-        let mut bytes = headers(0, 1, &fields);
-        bytes.extend(frame(DATA, END_STREAM, 1, b"12345"));
-        peer.send(&bytes).await.unwrap();
-        let outcome = peer.outcome(1).await;
-        assert_eq!(outcome == Outcome::Status(200), works, "{length}: {outcome:?}");
-        assert!(works || outcome.is_refusal(), "{length}: {outcome:?}");
-        assert_eq!(ground.complete("s81"), usize::from(works), "{length}");
-    }
-}
-
-#[tokio::test]
-async fn s82_pseudo_headers() {
-    let ground = Ground::start().await;
-    let path = ground.path("s82");
-    let good = get(&path, &ground.bearer);
-    let with = |name: &str, value| -> Fields<'_> {
-        good.iter().map(|field| if field.0 == name { (field.0, value) } else { *field }).collect()
-    };
-    let and = |field| [good.clone(), vec![field]].concat();
-    let first = |field| [vec![field], good.clone()].concat();
-    let without =
-        |name: &str| -> Fields<'_> { good.iter().filter(|one| one.0 != name).copied().collect() };
-    let connect = {
-        let mut fields = with(":method", "CONNECT");
-        fields.insert(0, (":protocol", "connect-udp"));
-        fields
-    };
-    let refused = [
-        ("two methods", first((":method", "GET"))),
-        ("two paths", first((":path", "/c2/api"))),
-        ("two authorities", first((":authority", "localhost"))),
-        ("after the headers", and((":path", "/c2/api"))),
-        ("unknown", first((":status", "200"))),
-        ("made up", first((":cluster", "c2"))),
-        ("no method", without(":method")),
-        ("no path", without(":path")),
-        ("no scheme", without(":scheme")),
-        ("empty path", with(":path", "")),
-        ("star", with(":path", "*")),
-        ("no slash", with(":path", "c1/api")),
-        ("whole URL", with(":path", "https://localhost/c1/api")),
-        ("file", with(":scheme", "file")),
-        ("request line", with(":method", "GET / HTTP/1.1")),
-        ("empty method", with(":method", "")),
-        ("userinfo", with(":authority", "c2@localhost")),
-        ("another host", and(("host", "elsewhere"))),
-        ("connect-udp", connect),
-    ];
-    for (what, fields) in refused {
-        let mut peer = ground.peer().await;
-        peer.send(&headers(END_STREAM, 1, &fields)).await.unwrap();
-        let outcome = peer.outcome(1).await;
-        assert!(outcome.is_refusal(), "{what}: {outcome:?}");
-    }
-    assert_eq!(ground.reached("s82"), 0);
-    for fields in [good.clone(), and(("host", "localhost"))] {
-        let mut peer = ground.peer().await;
-        peer.send(&headers(END_STREAM, 1, &fields)).await.unwrap();
-        assert_eq!(peer.outcome(1).await, Outcome::Status(200), "{fields:?}");
-    }
-    assert_eq!(ground.reached("s82"), 2);
-}
-
-#[tokio::test]
 async fn s83_one_stream_too_many() {
     let ground = Ground::start().await;
     let watch = format!("{}?watch=true", ground.path("s83"));
@@ -409,38 +297,4 @@ async fn s83_a_goodbye_spares_what_runs() {
     );
     assert_eq!(goodbye.code(), 0, "{goodbye:?}");
     assert_eq!(ground.complete("s83"), 1);
-}
-
-#[tokio::test]
-async fn s84_the_wrong_protocol_for_the_connection() {
-    let ground = Ground::start().await;
-    let path = ground.path("s84");
-    let plain = TcpStream::connect(ground.fleet.hub.addresses.user).await.unwrap();
-    let mut peer = Peer::silent(plain);
-    let mut bytes = frames::PREFACE.to_vec();
-    bytes.extend(settings(&[]));
-    bytes.extend(headers(END_STREAM, 1, &get(&path, &ground.bearer)));
-    let _ = peer.send(&bytes).await;
-    // An alert of TLS is no frame.
-    assert_eq!(peer.outcome(1).await, Outcome::Closed);
-
-    let mut peer = Peer::silent(ground.session(b"http/1.1").await);
-    let _ = peer.send(&bytes).await;
-    assert_eq!(peer.outcome(1).await, Outcome::Closed);
-
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\n\r\n",
-        ground.bearer
-    );
-    let mut peer = Peer::silent(ground.session(b"h2").await);
-    let _ = peer.send(head.as_bytes()).await;
-    assert!(peer.outcome(1).await.is_end());
-    assert_eq!(ground.reached("s84"), 0);
-
-    // Each on the connection that it belongs to.
-    let mut peer = Peer::silent(ground.session(b"h2").await);
-    peer.send(&bytes).await.unwrap();
-    assert_eq!(peer.outcome(1).await, Outcome::Status(200));
-    assert_eq!(ground.client().get(&path).await.status, 200);
-    assert_eq!(ground.reached("s84"), 2);
 }

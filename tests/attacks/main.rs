@@ -4,6 +4,7 @@
 mod frames;
 mod ground;
 mod http2;
+mod messages;
 
 #[path = "../support/mod.rs"]
 mod support;
