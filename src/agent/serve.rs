@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::headers;
 use super::hello::{Greeter, no_body};
@@ -16,6 +18,7 @@ use super::metrics::Metrics;
 use super::upgrade;
 use super::upstream::{Account, Upstream, UpstreamError};
 use crate::kubernetes::TokenSource;
+use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode};
 use crate::tunnel::hello::{AgentHello, Hello, HubHello, LEAVE_PATH, LIMIT, PATH, negotiate};
@@ -76,19 +79,51 @@ impl Link {
 impl Handler for TunnelHandler {
     async fn handle(&self, request: Request<ReceiveBody>, responder: Responder) {
         let mode = Mode::from_headers(request.headers());
-        let outcome = match mode {
-            Some(Mode::Tunnel) => self.exchange(request, responder).await,
-            Some(Mode::Caller) => self.service.forward(Account::Caller, request, responder).await,
-            Some(Mode::Agent) => self.service.forward(Account::Agent, request, responder).await,
-            // The agent builds and checks impersonation in a later version; until then nobody
-            // gets to use its rights under another name.
-            Some(Mode::Impersonate) | None => refuse(responder, Fault::Refused),
+        let outcome = match TraceParent::from_headers(request.headers()) {
+            Some(caller) => {
+                let trace_id = caller.trace_id();
+                self.traced(mode, request, responder)
+                    .instrument(tracing::debug_span!("request", %trace_id))
+                    .await
+            }
+            // The hub's own.
+            None => self.serve(mode, request, responder).await,
         };
         self.service.metrics.request(mode, outcome.as_str());
     }
 }
 
 impl TunnelHandler {
+    /// Serves a request that can be followed: its lines, and one at its end, bear the trace.
+    async fn traced(
+        &self,
+        mode: Option<Mode>,
+        request: Request<ReceiveBody>,
+        responder: Responder,
+    ) -> Outcome {
+        let started = Instant::now();
+        let outcome = self.serve(mode, request, responder).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(outcome = outcome.as_str(), duration_ms, "a request ended");
+        outcome
+    }
+
+    async fn serve(
+        &self,
+        mode: Option<Mode>,
+        request: Request<ReceiveBody>,
+        responder: Responder,
+    ) -> Outcome {
+        match mode {
+            Some(Mode::Tunnel) => self.exchange(request, responder).await,
+            Some(Mode::Caller) => self.service.forward(Account::Caller, request, responder).await,
+            Some(Mode::Agent) => self.service.forward(Account::Agent, request, responder).await,
+            // The agent builds and checks impersonation in a later version; until then nobody
+            // gets to use its rights under another name.
+            Some(Mode::Impersonate) | None => refuse(responder, Fault::Refused),
+        }
+    }
+
     /// Hello and leave: what the hub asks of us, not of the API server.
     async fn exchange(&self, request: Request<ReceiveBody>, responder: Responder) -> Outcome {
         if request.method() != Method::POST {

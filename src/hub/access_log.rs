@@ -1,7 +1,8 @@
 //! One JSON line per request, at its end; for a long stream one at its start too.
 //!
 //! Lines leave through a bounded queue and a thread of their own: a slow disk costs lines (counted),
-//! never requests. A line holds no query (it may carry secrets) and no header but the request id.
+//! never requests. A line holds no query (it may carry secrets) and no header but the
+//! request id and the trace id.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
@@ -13,6 +14,7 @@ use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::config::AccessLog;
+use crate::telemetry::trace::TraceId;
 
 /// Where finished requests are written down. Clones share the queue.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct AccessLine<'a> {
     pub(crate) event: &'static str,
     /// As in `X-Request-Id`.
     pub(crate) request_id: &'a str,
+    /// As in `traceparent`, which the caller may have begun.
+    pub(crate) trace_id: TraceId,
     /// Empty when the caller was not let in.
     pub(crate) cluster: &'a str,
     /// Who called; empty when unknown.

@@ -5,6 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::telemetry::trace::Step;
 use crate::tunnel::headers::PREFIX;
 
 /// The request's name in every log it passes, ours and the API server's.
@@ -64,6 +65,7 @@ pub(crate) fn upstream(
     authorization: Option<HeaderValue>,
     client: std::net::IpAddr,
     request_id: &HeaderValue,
+    step: &Step,
 ) {
     remove_hop_by_hop(headers);
     let forged = |name: &&HeaderName| {
@@ -79,6 +81,7 @@ pub(crate) fn upstream(
         headers.insert(header::AUTHORIZATION, authorization);
     }
     headers.insert(X_REQUEST_ID, request_id.clone());
+    step.pass_on(headers);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(HeaderName::from_static("x-forwarded-for"), client);
     }

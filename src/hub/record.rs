@@ -19,6 +19,7 @@ use super::failure::{Failure, Hop};
 use super::metrics::Metrics;
 use super::verb::{RequestKind, Span};
 use crate::name::ClusterName;
+use crate::telemetry::trace::TraceId;
 
 /// Where records go when they end. Clones share everything.
 #[derive(Clone, Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Record {
     recorder: Recorder,
     started: Instant,
     pub(crate) request_id: HeaderValue,
+    trace_id: TraceId,
     client: IpAddr,
     method: Method,
     path: String,
@@ -57,6 +59,7 @@ impl Record {
     pub(crate) fn start(
         recorder: Recorder,
         request_id: HeaderValue,
+        trace_id: TraceId,
         client: IpAddr,
         method: &Method,
         path: &str,
@@ -64,6 +67,7 @@ impl Record {
         Box::new(Self {
             started: Instant::now(),
             request_id,
+            trace_id,
             client,
             method: method.clone(),
             path: if recorder.log.is_on() { shortened(path).to_owned() } else { String::new() },
@@ -150,6 +154,7 @@ impl Record {
             time: now.format(&Rfc3339).unwrap_or_default(),
             event,
             request_id: self.request_id.to_str().unwrap_or_default(),
+            trace_id: self.trace_id,
             cluster: self.cluster.as_ref().map_or("", ClusterName::as_str),
             user: self.identity.as_ref().map_or("", |identity| identity.user.as_str()),
             client: self.client,

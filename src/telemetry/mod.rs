@@ -1,3 +1,4 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 
 pub mod log;
+pub mod trace;

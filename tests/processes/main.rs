@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod memory;
+mod observed;
 mod outages;
 mod sandbox;
 #[path = "../support/mod.rs"]

@@ -56,6 +56,11 @@ impl Pair {
         pair
     }
 
+    /// What the hub's access log holds by now.
+    pub(crate) fn access_log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default()
+    }
+
     /// A client with a good token.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.user, self.ca_pem.as_bytes()).token(&self.api.token("test"))
@@ -117,6 +122,8 @@ fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
         directory,
         &[
             "agent",
+            "--log-level",
+            "info,cluster_proxy::agent=debug",
             "--dir",
             "c1",
             "--hub",

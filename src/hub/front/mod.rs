@@ -22,6 +22,7 @@ use super::route::{Target, route};
 use super::verb::RequestKind;
 use crate::drain::Drain;
 use crate::pki::tls::FrontTls;
+use crate::telemetry::trace::Step;
 
 pub(crate) use connection::serve;
 
@@ -46,11 +47,14 @@ impl Front {
     /// Answers one request: the API server's answer, or a `Status` of ours.
     async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
         let request_id = headers::request_id(request.headers());
+        let step = Step::start(request.headers());
         let (method, path) = (request.method(), request.uri().path());
         let http1 = request.version() < Version::HTTP_2;
         let recorder = self.recorder.clone();
-        let mut record = Some(Record::start(recorder, request_id.clone(), peer.ip(), method, path));
-        let mut response = match self.answer(request, peer, &request_id, &mut record).await {
+        let id = request_id.clone();
+        let record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
+        let mut record = Some(record);
+        let mut response = match self.answer(request, peer, &request_id, &step, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
                 let response = respond(&failure, &request_id);
@@ -77,6 +81,7 @@ impl Front {
         mut request: Request<Incoming>,
         peer: SocketAddr,
         request_id: &HeaderValue,
+        step: &Step,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let target = route(request.method(), request.uri())?;
@@ -106,7 +111,7 @@ impl Front {
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.
         let authorization = headers.remove(header::AUTHORIZATION);
-        headers::upstream(&mut headers, authorization, peer.ip(), request_id);
+        headers::upstream(&mut headers, authorization, peer.ip(), request_id, step);
         set_mode(&mut headers, &identity);
         let order =
             Order { cluster, identity, kind, method: parts.method, target: upstream, headers };

@@ -12,7 +12,8 @@ fn sent(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = map(pairs);
     let token = HeaderValue::from_static("Bearer T");
     let id = HeaderValue::from_static("id-1");
-    upstream(&mut headers, Some(token), [192, 0, 2, 7].into(), &id);
+    let step = Step::start(&headers);
+    upstream(&mut headers, Some(token), [192, 0, 2, 7].into(), &id, &step);
     headers
 }
 
@@ -30,7 +31,14 @@ fn what_a_caller_must_not_forge_never_crosses() {
     ]);
     let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
-    let want = ["accept", "authorization", "impersonate-user", "x-forwarded-for", "x-request-id"];
+    let want = [
+        "accept",
+        "authorization",
+        "impersonate-user",
+        "traceparent",
+        "x-forwarded-for",
+        "x-request-id",
+    ];
     assert_eq!(names, want);
     assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
     assert!(headers["authorization"].is_sensitive());
@@ -63,7 +71,7 @@ fn hop_by_hop_headers_end_here() {
         ("transfer-encoding", "chunked"),
     ]);
     assert_eq!(headers["te"], "trailers");
-    assert_eq!(headers.len(), 4);
+    assert_eq!(headers.len(), 5);
     assert!(!sent(&[("te", "trailers, deflate")]).contains_key("te"));
 }
 

@@ -1,0 +1,66 @@
+//! What an operator can see of a request: traces, the access log, metrics.
+
+use serde_json::Value;
+
+use crate::support::client::empty;
+use crate::support::fleet::Fleet;
+use crate::support::{PATIENCE, eventually};
+
+const ECHO: &str = "/c1/api/v1/namespaces/default/services/x/proxy/echo";
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+
+/// The access line of the request with this id.
+async fn line(fleet: &Fleet, id: &str) -> Value {
+    eventually("the line is written", PATIENCE, || async {
+        let log = std::fs::read_to_string(&fleet.hub.access_log).ok()?;
+        let line = log.lines().find(|line| line.contains(id))?;
+        Some(serde_json::from_str(line).unwrap())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_trace_is_joined_and_a_bad_one_replaced() {
+    let fleet = Fleet::start(&["c1"]).await;
+    let client = fleet.client("c1");
+    let valid = format!("00-{TRACE}-{SPAN}-01");
+    let send = async |id: &'static str, values: &[&str]| {
+        let mut request = client.request("GET", ECHO, empty());
+        request.headers_mut().insert("x-request-id", id.parse().unwrap());
+        request.headers_mut().insert("tracestate", "vendor=opaque".parse().unwrap());
+        for value in values {
+            request.headers_mut().append("traceparent", value.parse().unwrap());
+        }
+        let seen = client.send(request).await.json();
+        let all = |name: &str| -> Vec<String> {
+            let headers = seen["headers"].as_array().unwrap().iter();
+            let named = headers.filter(|header| header[0] == name);
+            named.map(|header| header[1].as_str().unwrap().to_owned()).collect()
+        };
+        let [parent] = all("traceparent").try_into().expect("exactly one traceparent");
+        let logged = line(&fleet, id).await["trace_id"].as_str().unwrap().to_owned();
+        assert!(parent.starts_with(&format!("00-{logged}-")), "{parent} and {logged}");
+        (parent, logged, all("tracestate").len())
+    };
+    let (parent, trace, states) = send("joined", &[&valid]).await;
+    assert_eq!((trace.as_str(), states), (TRACE, 1));
+    assert!(parent.ends_with("-01") && !parent.contains(SPAN), "{parent}");
+    let upper = valid.to_uppercase();
+    for (id, values) in [
+        ("missing", vec![]),
+        ("bad", vec![upper.as_str()]),
+        ("two", vec![valid.as_str(), valid.as_str()]),
+    ] {
+        let (_, trace, states) = send(id, &values).await;
+        assert_ne!(trace, TRACE, "{id}");
+        assert_eq!(states, 0, "{id}: a state without its trace");
+    }
+    // A caller that is not let in can be followed as well.
+    let anonymous = fleet.anonymous();
+    let mut request = anonymous.request("GET", "/c1/version", empty());
+    request.headers_mut().insert("x-request-id", "refused".parse().unwrap());
+    request.headers_mut().insert("traceparent", valid.parse().unwrap());
+    assert_eq!(anonymous.send(request).await.status, 401);
+    assert_eq!(line(&fleet, "refused").await["trace_id"], TRACE);
+}
