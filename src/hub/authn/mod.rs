@@ -18,6 +18,7 @@
 //! hub's keys and the cluster's, and gives an [`Identity`] of another [`Mode`]; a token that is no
 //! JWT stops at [`Refusal::Opaque`], which is where a TokenReview would go on.
 
+mod alarms;
 mod cache;
 mod claims;
 mod credential;

@@ -115,6 +115,13 @@ impl Owners {
         (changed, lost)
     }
 
+    /// Frees every key of `cluster`; returns whether there was one.
+    fn free(&mut self, cluster: &ClusterName) -> bool {
+        let (owner, before) = (Owner::Cluster(cluster.clone()), self.0.len());
+        self.0.retain(|_, other| *other != owner);
+        self.0.len() != before
+    }
+
     /// Moves a key from one cluster to another, if it is still that cluster's.
     fn take(&mut self, thumbprint: &str, from: &ClusterName, to: &ClusterName) -> bool {
         match self.0.get_mut(thumbprint) {
@@ -173,6 +180,11 @@ impl Ownership {
             return Ok(Vec::new());
         }
         self.change(|owners| owners.claim_for_hub(published)).await
+    }
+
+    /// Frees the keys of a cluster that is no longer enrolled.
+    pub(super) async fn free(&self, cluster: &ClusterName) -> Result<(), StateError> {
+        self.change(|owners| (owners.free(cluster), ())).await
     }
 
     /// Moves a key that was proven; false when it is no longer `from`'s.

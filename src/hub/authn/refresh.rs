@@ -1,5 +1,6 @@
 //! Reading a key set from its API server, and what follows: owners, the kept copy, proofs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,24 +97,40 @@ impl Sources {
         let owners = self.ownership.view();
         self.settle(set, &owners);
         self.settle_all();
+        self.free_if_removed(name).await?;
         // Last: a store that fails must not keep a new key from working now.
         self.keep(&Document::KeySet(name.clone()), &before.kept, &material.kept).await?;
         recorded?;
 
         let mut disputed = Vec::new();
+        let mut conflicts = HashSet::new();
         for key in material.keys {
             match owners.get(&key.thumbprint) {
-                Some(Owner::Hub) if cluster.hub_itself => {}
-                Some(Owner::Cluster(owner)) if owner == name => {}
-                Some(Owner::Cluster(owner)) => {
-                    self.alarm(name, &key.thumbprint, &Owner::Cluster(owner.clone()));
-                    disputed.push((key.clone(), owner.clone()));
+                Some(Owner::Hub) if cluster.hub_itself => continue,
+                Some(Owner::Cluster(owner)) if owner == name => continue,
+                Some(owner) => {
+                    self.alarm(name, &key.thumbprint, owner);
+                    conflicts.insert(key.thumbprint.clone());
+                    if let Owner::Cluster(owner) = owner {
+                        disputed.push((key.clone(), owner.clone()));
+                    }
                 }
-                Some(owner) => self.alarm(name, &key.thumbprint, owner),
                 None => {}
             }
         }
+        self.alarms.keep(name, |thumbprint| conflicts.contains(thumbprint));
         Ok(disputed)
+    }
+
+    /// `clusters remove` frees the keys of a cluster after its enrolment is gone, and the fleet
+    /// learns of it up to two seconds later. Whatever was recorded in between is freed here.
+    async fn free_if_removed(&self, name: &ClusterName) -> Result<(), RefreshError> {
+        if self.state.enrolment(name).await?.is_some() {
+            return Ok(());
+        }
+        self.ownership.free(name).await?;
+        self.settle_all();
+        Err(RefreshError::NotEnrolled)
     }
 
     /// Records new keys for `name`. With a hub API that happens only when the hub's set was read
@@ -198,6 +215,9 @@ impl Sources {
                 Ok(false) => {}
                 Err(error) => tracing::warn!(cluster = %name, %error, "cannot record a proven key"),
             }
+            if let Err(error) = self.free_if_removed(name).await {
+                tracing::debug!(cluster = %name, %error, "a proven key is not kept");
+            }
         }
         self.settle_all();
     }
@@ -239,6 +259,9 @@ impl Sources {
 
     fn alarm(&self, name: &ClusterName, thumbprint: &str, owner: &Owner) {
         self.metrics.conflict(name);
+        if !self.alarms.raise(name, thumbprint, owner) {
+            return;
+        }
         tracing::warn!(target: "cluster_proxy::alarm", cluster = %name, thumbprint, %owner, "a cluster publishes a signing key that is not its own; the key is ignored there");
     }
 

@@ -14,6 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::alarms::Alarms;
 use super::key_sets::{DEADLINE, INTERVAL, Kept, KeySet, Material, Snapshot, lock};
 use super::metrics::{HUB, Metrics};
 use super::ownership::{Owner, Owners, Ownership};
@@ -37,6 +38,8 @@ pub(super) struct Sources {
     pub(super) hub_read: tokio::sync::Mutex<Option<Instant>>,
     /// When a cluster last tried to prove a key.
     pub(super) proofs: Mutex<HashMap<(ClusterName, String), Instant>>,
+    /// Conflicts that were told.
+    pub(super) alarms: Alarms,
     clusters: ArcSwap<HashMap<ClusterName, Arc<KeySet>>>,
     /// Kept sets of clusters that the fleet has not named yet.
     kept: Mutex<HashMap<ClusterName, Kept>>,
@@ -91,6 +94,7 @@ impl Sources {
             hub,
             hub_read: tokio::sync::Mutex::default(),
             proofs: Mutex::default(),
+            alarms: Alarms::default(),
             clusters: ArcSwap::default(),
             kept: Mutex::new(kept),
             nothing: Arc::new(Snapshot::empty()),
@@ -233,7 +237,10 @@ impl Sources {
             next.insert(name.clone(), set);
         }
         let removed: Vec<_> = current.keys().filter(|name| !next.contains_key(*name)).collect();
-        removed.iter().for_each(|name| self.metrics.forget(name));
+        for name in &removed {
+            self.metrics.forget(name);
+            self.alarms.keep(name, |_| false);
+        }
         if removed.is_empty() && next.len() == current.len() {
             return;
         }

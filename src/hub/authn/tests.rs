@@ -111,6 +111,22 @@ async fn bad_tokens_differ_from_a_good_one_in_one_thing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removed_cluster_does_not_take_its_keys_back() {
+    let world = World::new().await;
+    let (one, two) = (SigningKey::new("one"), SigningKey::new("two"));
+    world.connect("c1", &one).await;
+    world.connect("c2", &two).await;
+    // Removed by a command; the fleet does not know yet, and the agent still publishes.
+    world.state.remove(&name("c1")).await.unwrap();
+    world.pass(120).await;
+    let owners: serde_json::Value =
+        world.state.read(&crate::state::Document::KeyOwners).await.unwrap().unwrap();
+    let owned = |of: &str| owners.as_object().unwrap().values().any(|owner| owner == of);
+    assert!(!owned("cluster/c1"), "{owners}");
+    assert!(owned("cluster/c2"), "{owners}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_said_by_name_is_said_to_genuine_tokens_only() {
     let managed =
         AuthnConfig { managed_only: Some("managed".to_owned()), ..AuthnConfig::default() };
