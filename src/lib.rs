@@ -15,7 +15,7 @@
 //! | 5 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
 //! | 4 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 3 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
-//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`] | the wire between the two; certificates; what must survive a restart; API server access |
+//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners |
 //! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`telemetry`] | the vocabulary everything shares |
 //!
 //! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
@@ -29,6 +29,7 @@ pub mod fleet;
 pub mod hash;
 pub mod hub;
 pub mod kubernetes;
+pub mod listen;
 #[cfg(feature = "sandbox")]
 pub mod miniapi;
 pub mod name;

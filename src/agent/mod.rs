@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::drain::Drain;
 use crate::kubernetes::{ApiServer, EndpointError, TokenSource};
+use crate::listen::pages;
 use crate::name::ClusterName;
 use crate::pki::credentials::{AgentCredentials, JoinError};
 use crate::tunnel::settings::Settings;
@@ -101,18 +102,11 @@ impl Agent {
         let parts = &self.parts;
         let admin = self.admin()?;
         let stopping = drain.clone();
-        let admin =
-            axum::serve(admin, admin::router(parts.presence.clone(), parts.metrics.clone()))
-                .with_graceful_shutdown(async move { stopping.stopping().await });
-        let admin_drain = drain.clone();
+        let router = admin::router(parts.presence.clone(), parts.metrics.clone());
         drain.spawn(async move {
             tokio::select! {
-                outcome = admin => {
-                    if let Err(error) = outcome {
-                        tracing::error!(%error, "the admin listener failed");
-                    }
-                }
-                () = admin_drain.cut() => {}
+                () = pages::serve(admin, router) => {}
+                () = stopping.stopping() => {}
             }
         });
 

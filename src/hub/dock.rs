@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::flood::FloodGuard;
 use super::forward::uri;
+use super::front::gate::Arrived;
 use super::metrics::Metrics;
 use super::probe::probe;
 use super::registry::{Registry, Tunnel};
@@ -73,10 +74,13 @@ enum Refused {
 
 impl Dock {
     /// Serves one connection to its end.
-    pub(crate) async fn serve(self, socket: TcpStream, peer: SocketAddr) {
+    pub(crate) async fn serve(self, arrived: Arrived) {
+        let Arrived { socket, peer, connection: _connection, handshake } = arrived;
         // Fewer reads under TLS: records of one flush arrive together.
         let socket = read_buffered(socket);
-        match timeout(self.handshake_timeout, self.tls.accept(socket)).await {
+        let accepted = timeout(self.handshake_timeout, self.tls.accept(socket)).await;
+        drop(handshake);
+        match accepted {
             Ok(Ok(Arrival::Join(stream))) => self.join.serve(stream, peer).await,
             Ok(Ok(Arrival::Tunnel { stream, certificate })) => {
                 self.tunnel(stream, certificate, peer).await;

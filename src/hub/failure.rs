@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::authn::AuthnError;
+use super::front::head::HeadTooLarge;
 use super::headers::HeaderError;
 use super::route::RouteError;
 use crate::name::ClusterName;
@@ -16,6 +17,9 @@ pub(crate) enum Failure {
     /// The target is not one.
     #[error("{0}")]
     Route(#[from] RouteError),
+    /// The head is larger than the hub takes.
+    #[error(transparent)]
+    Head(#[from] HeadTooLarge),
     /// The headers cannot be forwarded.
     #[error("{0}")]
     Headers(#[from] HeaderError),
@@ -102,7 +106,7 @@ impl Failure {
         match self {
             Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
-            Self::Full(_) => Hop::Limit,
+            Self::Full(_) | Self::Head(_) => Hop::Limit,
             Self::NoTunnel { .. } | Self::TunnelLost { .. } => Hop::Tunnel,
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
@@ -110,6 +114,15 @@ impl Failure {
                 Fault::AgentRefused | Fault::Refused => Hop::Agent,
             },
             Self::HeadTimeout { .. } => Hop::ApiServer,
+        }
+    }
+
+    /// The limit of the hub that was reached, as a metric label.
+    pub(crate) const fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Head(large) => Some(large.label()),
+            Self::Full(_) => Some("tunnel-streams"),
+            _ => None,
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) reload_failed: Gauge,
     /// Access-log lines dropped because the disk was slower than the requests.
     pub(crate) access_lines_dropped: IntCounter,
+    /// Times that a limit was reached, by `limit`.
+    pub(crate) limit_hits: IntCounterVec,
     /// User connections open.
     pub(crate) connections: Gauge,
 }
@@ -129,6 +131,11 @@ impl Metrics {
                     "access_log_lines_dropped_total",
                     "Access-log lines dropped because their destination was too slow",
                 ))?,
+            )?,
+            limit_hits: counter(
+                "limit_hits_total",
+                "Connections and requests that a limit of the hub turned away or cut",
+                &["limit"],
             )?,
             connections: register(
                 registry,

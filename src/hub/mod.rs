@@ -40,10 +40,11 @@ mod workers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::drain::Drain;
+use crate::listen::pages;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{ServingTls, TlsError};
 use crate::state::StateError;
@@ -53,6 +54,7 @@ use authn::Authenticator;
 use dock::Dock;
 use forward::Forwarder;
 use front::Front;
+use front::gate::Gates;
 use front::listener::{SocketOptions, accept, bind};
 use metrics::Metrics;
 use record::Recorder;
@@ -162,6 +164,7 @@ impl Hub {
             limits: limits.clone(),
             stopping: drain.clone(),
         };
+        let gates = Gates::new(&limits, &self.metrics);
         let dock = Dock {
             tls: self.tls.dock.clone(),
             join: JoinService::new(self.config.state.clone(), self.config.renewal_grace)
@@ -190,41 +193,28 @@ impl Hub {
         background.spawn(probe::run(self.registry.clone(), self.metrics.clone()));
         background.spawn(self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()));
         if let Some(listener) = self.listeners.metrics {
-            let pages = admin.clone().metrics_router();
-            background.spawn(async move { serve_pages(listener, pages).await });
+            background.spawn(pages::serve(listener, admin.clone().metrics_router()));
         }
-        background.spawn(serve_pages(self.listeners.admin, admin.router()));
+        background.spawn(pages::serve(self.listeners.admin, admin.router()));
         background.spawn(accept(
             self.listeners.agents,
             SocketOptions { buffers: None },
-            limits.agent_connections,
+            gates.agents,
             self.workers.clone(),
             // Closed at once: an agent that is told to leave must not come back to us.
             drain.clone(),
             tunnels.clone(),
-            move |socket: TcpStream, peer, permit| {
-                let dock = dock.clone();
-                async move {
-                    dock.serve(socket, peer).await;
-                    drop(permit);
-                }
-            },
+            move |arrived| dock.clone().serve(arrived),
         ));
         background.spawn(accept(
             self.listeners.user,
             SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
-            limits.connections,
+            gates.users,
             self.workers.clone(),
             // Open for a while: a refused connection is a failed request until balancers have noticed.
             clients.clone(),
             clients.clone(),
-            move |socket: TcpStream, peer, permit| {
-                let front = front.clone();
-                async move {
-                    front::serve(front, socket, peer).await;
-                    drop(permit);
-                }
-            },
+            move |arrived| front::serve(front.clone(), arrived),
         ));
 
         let shutdown = Shutdown {
@@ -301,12 +291,6 @@ pub enum HubError {
     /// Threads or sockets of the process itself.
     #[error("the system refused a thread or a socket: {0}")]
     Workers(#[source] std::io::Error),
-}
-
-async fn serve_pages(listener: TcpListener, pages: axum::Router) {
-    if let Err(error) = axum::serve(listener, pages).await {
-        tracing::error!(%error, "an admin listener ended");
-    }
 }
 
 /// Kernel buffers of a user's socket, each way. Autotuned ones let a few hundred stalled readers

@@ -18,6 +18,7 @@ use super::authn::Identity;
 use super::failure::{Failure, Hop};
 use super::metrics::Metrics;
 use super::verb::{RequestKind, Span};
+use crate::listen::pace::Running;
 use crate::name::ClusterName;
 use crate::telemetry::trace::TraceId;
 
@@ -50,6 +51,8 @@ pub(crate) struct Record {
     pub(crate) sent: u64,
     in_flight: Option<IntGauge>,
     live: Option<IntGauge>,
+    /// Keeps the connection from counting as idle.
+    serving: Option<Running>,
 }
 
 // === impl Record ===
@@ -81,8 +84,14 @@ impl Record {
             sent: 0,
             in_flight: None,
             live: None,
+            serving: None,
             recorder,
         })
+    }
+
+    /// The connection serves this request until the record ends.
+    pub(crate) fn serving(&mut self, running: Running) {
+        self.serving = Some(running);
     }
 
     /// The caller was let in.

@@ -16,9 +16,25 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<NonZero<usize>>,
 
+    /// Open connections of clients from one address (IPv6: one /64); raise it behind a load balancer [default: 2000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_CONNECTIONS_PER_SOURCE", value_name = "N")]
+    max_connections_per_source: Option<NonZero<usize>>,
+
     /// Open connections of agents [default: 20000]
     #[arg(long, env = "CLUSTER_PROXY_MAX_AGENT_CONNECTIONS", value_name = "N")]
     max_agent_connections: Option<NonZero<usize>>,
+
+    /// Open connections of agents from one address (IPv6: one /64) [default: 4000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_AGENT_CONNECTIONS_PER_SOURCE", value_name = "N")]
+    max_agent_connections_per_source: Option<NonZero<usize>>,
+
+    /// TLS handshakes under way at each of the two listeners [default: 2000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_HANDSHAKES", value_name = "N")]
+    max_handshakes: Option<NonZero<usize>>,
+
+    /// The same from one address (IPv6: one /64) [default: 500]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_HANDSHAKES_PER_SOURCE", value_name = "N")]
+    max_handshakes_per_source: Option<NonZero<usize>>,
 
     /// How long a TLS handshake may take [default: 5s]
     #[arg(long, env = "CLUSTER_PROXY_HANDSHAKE_TIMEOUT", value_name = "DURATION", value_parser = deadline)]
@@ -32,6 +48,14 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_HEADER_BYTES", value_name = "SIZE", value_parser = header_bytes)]
     max_header_bytes: Option<u32>,
 
+    /// How long a request's head may take from its first byte to its last [default: 10s]
+    #[arg(long, env = "CLUSTER_PROXY_HEAD_TIMEOUT", value_name = "DURATION", value_parser = deadline)]
+    head_timeout: Option<Duration>,
+
+    /// How long a client's connection may be kept without a request [default: 3m]
+    #[arg(long, env = "CLUSTER_PROXY_IDLE_TIMEOUT", value_name = "DURATION", value_parser = deadline)]
+    idle_timeout: Option<Duration>,
+
     /// Requests at once on one HTTP/2 connection [default: 250]
     #[arg(long, env = "CLUSTER_PROXY_MAX_STREAMS_PER_CONNECTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_streams_per_connection: Option<u32>,
@@ -42,14 +66,28 @@ pub(super) struct LimitArgs {
 impl LimitArgs {
     pub(super) fn into_limits(self) -> Limits {
         let default = Limits::default();
+        let or = |flag: Option<NonZero<usize>>, default| flag.map_or(default, NonZero::get);
         Limits {
-            connections: self.max_connections.map_or(default.connections, NonZero::get),
-            agent_connections: self
-                .max_agent_connections
-                .map_or(default.agent_connections, NonZero::get),
+            connections: or(self.max_connections, default.connections),
+            connections_per_source: or(
+                self.max_connections_per_source,
+                default.connections_per_source,
+            ),
+            agent_connections: or(self.max_agent_connections, default.agent_connections),
+            agent_connections_per_source: or(
+                self.max_agent_connections_per_source,
+                default.agent_connections_per_source,
+            ),
+            handshakes: or(self.max_handshakes, default.handshakes),
+            handshakes_per_source: or(
+                self.max_handshakes_per_source,
+                default.handshakes_per_source,
+            ),
             handshake_timeout: self.handshake_timeout.unwrap_or(default.handshake_timeout),
             header_count: self.max_headers.map_or(default.header_count, usize::from),
             header_bytes: self.max_header_bytes.unwrap_or(default.header_bytes),
+            head_timeout: self.head_timeout.unwrap_or(default.head_timeout),
+            idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
             streams_per_connection: self
                 .max_streams_per_connection
                 .unwrap_or(default.streams_per_connection),
@@ -98,7 +136,13 @@ mod tests {
         let time = |duration| humantime::format_duration(duration).to_string();
         for (flag, default) in [
             ("max_connections", limits.connections.to_string()),
+            ("max_connections_per_source", limits.connections_per_source.to_string()),
             ("max_agent_connections", limits.agent_connections.to_string()),
+            ("max_agent_connections_per_source", limits.agent_connections_per_source.to_string()),
+            ("max_handshakes", limits.handshakes.to_string()),
+            ("max_handshakes_per_source", limits.handshakes_per_source.to_string()),
+            ("head_timeout", time(limits.head_timeout)),
+            ("idle_timeout", time(limits.idle_timeout)),
             ("handshake_timeout", time(limits.handshake_timeout)),
             ("max_headers", limits.header_count.to_string()),
             ("max_header_bytes", size(limits.header_bytes.into())),

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::body::ResponseBody;
 use crate::hub::authn::AuthnError;
 use crate::hub::failure::Failure;
+use crate::hub::front::head::HeadTooLarge;
 use crate::hub::headers::X_REQUEST_ID;
 use crate::hub::route::RouteError;
 
@@ -58,6 +59,12 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
             (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
         }
         Failure::Authn(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Failure::Head(HeadTooLarge::Target { .. }) => {
+            (StatusCode::URI_TOO_LONG, "RequestURITooLong")
+        }
+        Failure::Head(_) => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "RequestHeaderFieldsTooLarge")
+        }
         Failure::Full(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
         Failure::TunnelLost { .. } | Failure::Reset { .. } | Failure::Fault { .. } => {
             (StatusCode::BAD_GATEWAY, "BadGateway")

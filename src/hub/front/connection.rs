@@ -1,65 +1,90 @@
 //! One client connection: TLS, ALPN, and the HTTP settings of the side that faces the world.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::future::pending;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, server::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Front;
+use super::gate::Arrived;
 use crate::drain::Drain;
 use crate::hub::flood::FloodGuard;
 use crate::hub::limits::Limits;
+use crate::listen::pace::{Activity, Deadlines, Paced};
 use crate::pki::tls::Protocol;
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(front: Front, socket: TcpStream, peer: SocketAddr) {
-    let handshake = timeout(front.limits.handshake_timeout, front.tls.accept(socket));
-    let (stream, protocol) = match handshake.await {
+pub(crate) async fn serve(front: Front, arrived: Arrived) {
+    let Arrived { socket, peer, connection, handshake } = arrived;
+    let limits = Arc::clone(&front.limits);
+    let accepted = timeout(limits.handshake_timeout, front.tls.accept(socket)).await;
+    drop(handshake);
+    let (stream, protocol) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        Err(_) => {
+            front.hit("handshake-timeout");
+            return tracing::debug!(%peer, "TLS handshake took too long");
+        }
     };
     let _open = front.open();
     let drain = front.forwarder.drain.clone();
     let handler = front.clone();
+    let activity = Activity::of(connection);
+    let requests = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let front = handler.clone();
-        async move { Ok::<_, Infallible>(front.handle(request, peer).await) }
+        let (front, running) = (handler.clone(), requests.request());
+        async move { Ok::<_, Infallible>(front.handle(request, peer, running).await) }
     });
+    let deadlines = Deadlines { head: limits.head_timeout, idle: limits.idle_timeout };
     let ended = match protocol {
         Protocol::Http1 => {
-            let io = TokioIo::new(stream);
-            let connection = http1(&front.limits).serve_connection(io, service).with_upgrades();
-            drive(connection, |connection| connection.graceful_shutdown(), &drain).await
+            let io = TokioIo::new(Paced::http1(stream, activity.clone(), deadlines));
+            let connection = http1(&limits).serve_connection(io, service).with_upgrades();
+            drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
         }
         Protocol::Http2 => {
-            let io = TokioIo::new(FloodGuard::of_client(stream));
-            let connection = http2(&front.limits).serve_connection(io, service);
-            drive(connection, |connection| connection.graceful_shutdown(), &drain).await
+            let io = Paced::http2(FloodGuard::of_client(stream), activity.clone(), deadlines);
+            let io = TokioIo::new(io);
+            let connection = http2(&limits).serve_connection(io, service);
+            // Pings alone must not hold a connection for ever.
+            let idle = activity.idle(limits.idle_timeout);
+            drive(connection, |connection| connection.graceful_shutdown(), &drain, idle).await
         }
     };
+    if activity.head_was_late() {
+        front.hit("head-timeout");
+    }
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
-/// Drives a connection to its end. In a drain it finishes what runs and takes nothing new.
-async fn drive<C, E>(connection: C, shut_down: fn(Pin<&mut C>), drain: &Drain) -> Result<(), E>
+/// Drives a connection to its end. In a drain, or once `idle` is ready, it finishes what runs and
+/// takes nothing new.
+async fn drive<C, E>(
+    connection: C,
+    shut_down: fn(Pin<&mut C>),
+    drain: &Drain,
+    idle: impl Future<Output = ()>,
+) -> Result<(), E>
 where
     C: Future<Output = Result<(), E>>,
 {
     let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = drain.stopping() => shut_down(connection.as_mut()),
+        () = drain.stopping() => {}
+        () = idle => {}
     }
+    shut_down(connection.as_mut());
     tokio::select! {
         ended = connection => ended,
         // One more turn lets bodies that were told to end say so to their clients.
@@ -74,10 +99,9 @@ async fn cut_off(drain: &Drain) {
 
 fn http1(limits: &Limits) -> conn::http1::Builder {
     let mut http = conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(limits.header_count)
-        .max_buf_size(limits.header_bytes as usize)
+    http.header_read_timeout(None)
+        .max_headers(MEASURED * limits.header_count)
+        .max_buf_size(MEASURED * limits.header_bytes as usize)
         .half_close(false);
     http
 }
@@ -90,13 +114,20 @@ fn http2(limits: &Limits) -> conn::http2::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(CLIENT_ERRORS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     http
 }
 
-/// From the first byte we wait for to the end of a head; it bounds idle HTTP/1.1 connections too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// hyper takes this much more of an HTTP/1.1 head than the limits say, so that a head somewhat over
+/// them is measured and answered with a `Status`.
+const MEASURED: usize = 2;
+/// Streams that a client may reset before we looked at them (rapid reset): then it is cut off.
+const PENDING_RESETS: usize = 20;
+/// Streams that a client may make us reset by breaking HTTP/2 on them, in the life of a connection.
+const CLIENT_ERRORS: usize = 1024;
 /// Upload credit of one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Credit of all uploads of one client: a stalled one must not stop the others.

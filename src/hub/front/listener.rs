@@ -3,13 +3,12 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::gate::{Arrived, Gate};
 use crate::drain::Drain;
 use crate::hub::workers::Workers;
 
@@ -31,29 +30,23 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop` asks for the end, and runs `serve` for each connection on the workers, as a
-/// task of `tasks`. At `limit` open connections the next one waits in the kernel's queue.
+/// Accepts until `stop` asks for the end, and runs `serve` for each connection that `gate` lets in on
+/// the workers, as a task of `tasks`.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     options: SocketOptions,
-    limit: usize,
+    gate: Gate,
     workers: Workers,
     stop: Drain,
     tasks: Drain,
-    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F + Clone + Send + 'static,
+    serve: impl Fn(Arrived) -> F + Clone + Send + 'static,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let open = Arc::new(Semaphore::new(limit));
     loop {
-        let accepted = async {
-            // Invariant: the semaphore is never closed.
-            let permit = Arc::clone(&open).acquire_owned().await.expect("an open semaphore");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.stopping() => return,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -67,15 +60,16 @@ pub(crate) async fn accept<F>(
                 continue;
             }
         };
+        let Some((connection, handshake)) = gate.admit(peer) else { continue };
         let serve = serve.clone();
-        let connection = async move {
+        let served = async move {
             // The socket moves to the worker's own reactor.
             match prepare(socket, options).and_then(TcpStream::from_std) {
-                Ok(socket) => serve(socket, peer, permit).await,
+                Ok(socket) => serve(Arrived { socket, peer, connection, handshake }).await,
                 Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
             }
         };
-        tasks.spawn_on(connection, workers.next());
+        tasks.spawn_on(served, workers.next());
     }
 }
 

@@ -2,6 +2,8 @@
 //! Nothing is looked up, revealed or sent before the caller is known.
 
 mod connection;
+pub(crate) mod gate;
+pub(crate) mod head;
 pub(crate) mod listener;
 
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
 use crate::drain::Drain;
+use crate::listen::pace::Running;
 use crate::pki::tls::FrontTls;
 use crate::telemetry::trace::Step;
 
@@ -45,19 +48,28 @@ struct OpenConnection(prometheus::Gauge);
 
 impl Front {
     /// Answers one request: the API server's answer, or a `Status` of ours.
-    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        running: Running,
+    ) -> Response<ResponseBody> {
         let request_id = headers::request_id(request.headers());
         let step = Step::start(request.headers());
         let (method, path) = (request.method(), request.uri().path());
         let http1 = request.version() < Version::HTTP_2;
         let recorder = self.recorder.clone();
         let id = request_id.clone();
-        let record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
+        let mut record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
+        record.serving(running);
         let mut record = Some(record);
         let mut response = match self.answer(request, peer, &request_id, &step, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
                 let response = respond(&failure, &request_id);
+                if let Some(limit) = failure.limit() {
+                    self.hit(limit);
+                }
                 if let Some(record) = &mut record {
                     record.failed(&failure, response.status());
                 }
@@ -84,6 +96,7 @@ impl Front {
         step: &Step,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        head::check(&request, &self.limits)?;
         let target = route(request.method(), request.uri())?;
         let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
         headers::check(request.headers(), authority.as_deref())?;
@@ -116,6 +129,11 @@ impl Front {
         let order =
             Order { cluster, identity, kind, method: parts.method, target: upstream, headers };
         self.forwarder.forward(order, upgrade, body, record).await
+    }
+
+    /// A limit was reached.
+    fn hit(&self, limit: &str) {
+        self.recorder.metrics.limit_hits.with_label_values(&[limit]).inc();
     }
 
     fn open(&self) -> OpenConnection {
