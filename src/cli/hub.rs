@@ -14,8 +14,10 @@ use clap::Args;
 use self::limits::LimitArgs;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
+use crate::hub::limits::Limits;
 use crate::hub::{AccessLog, Hub, HubConfig};
 use crate::kubernetes::{ApiReader, ApiServer};
+use crate::listen::descriptors;
 use crate::state::{FolderStore, State};
 
 /// Flags of `hub`.
@@ -175,6 +177,7 @@ impl HubArgs {
         }
         let state = State::new(Arc::new(FolderStore::open(&self.dir)?));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.workers.map_or(cores, usize::from);
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -187,15 +190,38 @@ impl HubArgs {
                 allow_legacy_tokens: self.allow_legacy_tokens,
             },
             access_log: self.access_log,
-            workers: self.workers.map_or(cores, usize::from),
+            workers,
             min_drain,
             drain_timeout: self.drain_timeout,
             head_timeout: self.response_head_timeout,
             certificate_life: self.agent_certificate_life,
             renewal_grace: self.renewal_grace,
-            limits: self.limits.into_limits(),
+            limits: fit(self.limits.into_limits(), workers),
         })
     }
+}
+
+/// Raises the limit of open files, and fits the connections into it.
+fn fit(limits: Limits, workers: usize) -> Limits {
+    let descriptors = match descriptors::raise() {
+        Ok(None) => return limits,
+        Ok(Some(descriptors)) => descriptors,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            return limits;
+        }
+    };
+    let (clients, agents) = (limits.connections, limits.agent_connections);
+    let limits = limits.within(descriptors, workers);
+    if limits.connections < clients || limits.agent_connections < agents {
+        tracing::warn!(
+            descriptors,
+            clients = limits.connections,
+            agents = limits.agent_connections,
+            "fewer connections than configured fit into the limit of open files: raise it (ulimit -Hn)"
+        );
+    }
+    limits
 }
 
 fn access_log(value: &str) -> Result<AccessLog, String> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admission::TooMany;
 use super::authn::AuthnError;
 use super::front::head::HeadTooLarge;
 use super::headers::HeaderError;
@@ -20,6 +21,9 @@ pub(crate) enum Failure {
     /// The head is larger than the hub takes.
     #[error(transparent)]
     Head(#[from] HeadTooLarge),
+    /// As many requests in flight as there may be.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The headers cannot be forwarded.
     #[error("{0}")]
     Headers(#[from] HeaderError),
@@ -106,7 +110,7 @@ impl Failure {
         match self {
             Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
-            Self::Full(_) | Self::Head(_) => Hop::Limit,
+            Self::Full(_) | Self::Head(_) | Self::TooMany(_) => Hop::Limit,
             Self::NoTunnel { .. } | Self::TunnelLost { .. } => Hop::Tunnel,
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
@@ -121,6 +125,7 @@ impl Failure {
     pub(crate) const fn limit(&self) -> Option<&'static str> {
         match self {
             Self::Head(large) => Some(large.label()),
+            Self::TooMany(refused) => Some(refused.limit.label()),
             Self::Full(_) => Some("tunnel-streams"),
             _ => None,
         }

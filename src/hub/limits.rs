@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// The limits of one hub process.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -29,7 +31,38 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Requests at once on one HTTP/2 connection.
     pub streams_per_connection: u32,
+    /// Requests of one caller that one cluster has in flight.
+    pub requests_per_caller: usize,
+    /// Requests that one cluster has in flight.
+    pub requests_per_cluster: usize,
+    /// The same for requests that may stay open for ever: watches, followed logs, sessions,
+    /// services.
+    pub long_requests_per_caller: usize,
+    /// The same, of one cluster.
+    pub long_requests_per_cluster: usize,
+    /// Whose connections begin with a header of the PROXY protocol, at both listeners.
+    pub proxies: Vec<IpNet>,
 }
+
+impl Limits {
+    /// With connections that fit into `descriptors` open files. Every connection is one; what
+    /// `workers` threads, listeners, files and the probes of operators need is left out.
+    pub fn within(mut self, descriptors: u64, workers: usize) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let own = OWN_DESCRIPTORS + WORKER_DESCRIPTORS * workers;
+        // At a limit this low nothing works well; something should.
+        let free = descriptors.saturating_sub(own).max(2);
+        self.agent_connections = self.agent_connections.min(free / 2);
+        self.connections = self.connections.min(free - self.agent_connections);
+        self
+    }
+}
+
+/// Listeners, files of state, certificates and logs, the hub's API server, and 32 connections of the
+/// admin listeners, with some to spare.
+const OWN_DESCRIPTORS: usize = 64;
+/// Of one runtime: its poll, its waker, its signals.
+const WORKER_DESCRIPTORS: usize = 6;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -58,6 +91,47 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(180),
             // client-go opens one per watch, and a controller has hundreds.
             streams_per_connection: 250,
+            // An API server itself works on 600 at once (priority and fairness): half for one.
+            requests_per_caller: 400,
+            // Below the 1,024 that one tunnel carries: the rest is for the hub's own requests and
+            // for second attempts.
+            requests_per_cluster: 800,
+            // A controller with a watch per namespace of a large cluster.
+            long_requests_per_caller: 4_000,
+            // Below the 8,192 that one tunnel carries.
+            long_requests_per_cluster: 8_000,
+            // Anybody could write one.
+            proxies: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        let fitted = |descriptors| {
+            let limits = Limits::default().within(descriptors, 2);
+            (limits.connections, limits.agent_connections)
+        };
+        assert_eq!(fitted(1 << 20), (20_000, 20_000));
+        assert_eq!(fitted(256), (90, 90));
+        assert_eq!(fitted(10), (1, 1));
+        for descriptors in [100, 1_024, 30_000, 65_536] {
+            let (users, agents) = fitted(descriptors);
+            assert!((users + agents) as u64 <= descriptors - 64 - 12, "{descriptors}");
+        }
+    }
+
+    /// The hub's own requests find room on a tunnel whatever callers do.
+    #[test]
+    fn callers_leave_room_on_one_tunnel() {
+        let (limits, tunnel) = (Limits::default(), crate::tunnel::settings::Settings::default());
+        assert!(limits.requests_per_caller < limits.requests_per_cluster);
+        assert!(limits.requests_per_cluster + 128 <= tunnel.short_streams);
+        assert!(limits.long_requests_per_caller < limits.long_requests_per_cluster);
+        assert!(limits.long_requests_per_cluster + 128 <= tunnel.long_streams);
     }
 }

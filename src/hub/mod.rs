@@ -16,6 +16,7 @@
 
 mod access_log;
 mod admin;
+mod admission;
 pub mod authn;
 mod config;
 mod dock;
@@ -50,6 +51,7 @@ use crate::pki::tls::{ServingTls, TlsError};
 use crate::state::StateError;
 use crate::tunnel::settings::Settings;
 use admin::Admin;
+use admission::Admission;
 use authn::Authenticator;
 use dock::Dock;
 use forward::Forwarder;
@@ -161,6 +163,7 @@ impl Hub {
                 head_timeout: self.config.head_timeout,
             },
             recorder: self.recorder.clone(),
+            admission: Admission::new(&limits),
             limits: limits.clone(),
             stopping: drain.clone(),
         };

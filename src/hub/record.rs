@@ -14,6 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::access_log::{AccessLine, AccessLogger};
+use super::admission::Admitted;
 use super::authn::Identity;
 use super::failure::{Failure, Hop};
 use super::metrics::Metrics;
@@ -53,6 +54,8 @@ pub(crate) struct Record {
     live: Option<IntGauge>,
     /// Keeps the connection from counting as idle.
     serving: Option<Running>,
+    /// Its place among the requests in flight.
+    counted: Option<Admitted>,
 }
 
 // === impl Record ===
@@ -85,6 +88,7 @@ impl Record {
             in_flight: None,
             live: None,
             serving: None,
+            counted: None,
             recorder,
         })
     }
@@ -92,6 +96,11 @@ impl Record {
     /// The connection serves this request until the record ends.
     pub(crate) fn serving(&mut self, running: Running) {
         self.serving = Some(running);
+    }
+
+    /// The request counts as in flight until the record ends.
+    pub(crate) fn counted(&mut self, admitted: Admitted) {
+        self.counted = Some(admitted);
     }
 
     /// The caller was let in.

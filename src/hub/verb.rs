@@ -69,7 +69,7 @@ impl RequestKind {
 
     /// Whether it may be open for ever, and so draws on the long budget.
     pub(crate) fn is_long(self) -> bool {
-        matches!(self.span, Span::Watch | Span::Follow | Span::Interactive)
+        self.span != Span::Short
     }
 
     /// Whether a second attempt can do no harm after the first was lost half-way: reads that reach

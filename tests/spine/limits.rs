@@ -254,3 +254,123 @@ async fn handshakes_have_a_deadline_and_a_share() {
     })
     .await;
 }
+
+/// Requests whose answers have begun and do not end: held until dropped.
+async fn hold(
+    client: &Client,
+    path: &str,
+    count: usize,
+) -> Vec<http::Response<hyper::body::Incoming>> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let response = client.open(client.request("GET", path, empty())).await.unwrap();
+        assert_eq!(response.status(), 200);
+        held.push(response);
+    }
+    held
+}
+
+#[tokio::test]
+async fn a_caller_with_too_much_in_flight_is_told_to_wait_and_others_are_not() {
+    let limits = Limits {
+        requests_per_caller: 2,
+        requests_per_cluster: 3,
+        long_requests_per_caller: 2,
+        long_requests_per_cluster: 3,
+        ..Limits::default()
+    };
+    let mut fleet = fleet(limits).await;
+    fleet.add("c2").await;
+    fleet.wait_serves("c2", PATIENCE).await;
+    let a = fleet.client("c1");
+    let b = fleet.anonymous().token(&fleet.spoke("c1").api.token("other"));
+    let c = fleet.anonymous().token(&fleet.spoke("c1").api.token("third"));
+    let elsewhere = fleet.client("c2");
+    let other = |path: &str| path.replace("/c1/", "/c2/");
+
+    let held = hold(&a, WATCH, 2).await;
+    let refused = a.get(WATCH).await;
+    let message = refused.assert_status(429, "TooManyRequests");
+    assert!(message.contains("--max-long-requests-per-caller"), "{message}");
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(a.get("/c1/version").await.status, 200, "a get is counted apart");
+    let more = hold(&b, WATCH, 1).await;
+    let message = c.get(WATCH).await.assert_status(429, "TooManyRequests");
+    assert!(message.contains("--max-long-requests-per-cluster"), "{message}");
+    drop(hold(&elsewhere, &other(WATCH), 1).await);
+    assert!(hits(&fleet, "long-requests-per-caller").await >= 1.0);
+
+    // Short ones: answers that their clients do not read.
+    let large = "/c1/proxy/firehose";
+    let held_short = hold(&a, large, 2).await;
+    let message = a.get("/c1/version").await.assert_status(429, "TooManyRequests");
+    assert!(message.contains("--max-requests-per-caller"), "{message}");
+    let more_short = hold(&b, large, 1).await;
+    let message = c.get("/c1/version").await.assert_status(429, "TooManyRequests");
+    assert!(message.contains("--max-requests-per-cluster"), "{message}");
+    assert_eq!(elsewhere.get("/c2/version").await.status, 200);
+    // The hub's own requests are none of these.
+    fleet.hub.wait_healthy("c1").await;
+
+    drop((held, more, held_short, more_short));
+    for (client, path) in [(&a, "/c1/version"), (&a, WATCH)] {
+        eventually("there is room again", PATIENCE, || async {
+            let response = client.open(client.request("GET", path, empty())).await.ok()?;
+            (response.status() == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn behind_a_balancer_the_source_is_whom_it_names() {
+    let limits = Limits {
+        connections_per_source: 2,
+        handshake_timeout: Duration::from_secs(1),
+        proxies: vec!["127.0.0.9/32".parse().unwrap()],
+        ..Limits::default()
+    };
+    let fleet = fleet(limits).await;
+    let client = fleet.client("c1");
+    let from = async |source: &str, header: &[u8]| {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(format!("{source}:0").parse()?)?;
+        let mut stream = socket.connect(client.address).await?;
+        stream.write_all(header).await?;
+        let config = tls::upstream(&client.ca_pem, None, &[b"http/1.1"])?;
+        let stream = tls::connect(&config, "localhost", stream).await?;
+        let stream = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        let path = "/c1/api/v1/namespaces/default/services/x/proxy/echo";
+        let answer = sender.send_request(client.request("GET", path, empty())).await?;
+        let echo = answer.into_body().collect().await?.to_bytes();
+        anyhow::Ok((sender, String::from_utf8(echo.to_vec())?))
+    };
+    let line = |who: &str| format!("PROXY TCP4 {who} 192.0.2.1 40000 443\r\n").into_bytes();
+
+    let (held, echo) = from("127.0.0.9", &line("198.51.100.7")).await.unwrap();
+    assert!(echo.contains("198.51.100.7"), "X-Forwarded-For names the client: {echo}");
+    let _second = from("127.0.0.9", &line("198.51.100.7")).await.unwrap();
+    assert!(from("127.0.0.9", &line("198.51.100.7")).await.is_err(), "its share is used up");
+    let (_other, echo) = from("127.0.0.9", &line("198.51.100.8")).await.unwrap();
+    assert!(echo.contains("198.51.100.8"), "{echo}");
+    drop(held);
+    eventually("the log names the client", PATIENCE, || async {
+        let log = std::fs::read_to_string(&fleet.hub.access_log).ok()?;
+        log.contains("\"198.51.100.7\"").then_some(())
+    })
+    .await;
+
+    // A named balancer must say who; nobody else may.
+    assert!(from("127.0.0.9", b"").await.is_err());
+    let (_plain, echo) = from("127.0.0.10", b"").await.unwrap();
+    assert!(echo.contains("127.0.0.10"), "{echo}");
+    assert!(from("127.0.0.10", &line("198.51.100.7")).await.is_err());
+    // A header that never comes has a deadline.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut silent = socket.connect(client.address).await.unwrap();
+    assert!(closed(&mut silent).await < Duration::from_secs(5));
+    assert!(hits(&fleet, "proxy-header-timeout").await >= 1.0);
+}

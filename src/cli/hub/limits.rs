@@ -1,10 +1,12 @@
 //! The limits of `hub` as flags.
 
+use std::net::IpAddr;
 use std::num::NonZero;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::hub::limits::Limits;
 
@@ -59,6 +61,26 @@ pub(super) struct LimitArgs {
     /// Requests at once on one HTTP/2 connection [default: 250]
     #[arg(long, env = "CLUSTER_PROXY_MAX_STREAMS_PER_CONNECTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_streams_per_connection: Option<u32>,
+
+    /// Requests of one caller in flight on one cluster [default: 400]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_REQUESTS_PER_CALLER", value_name = "N")]
+    max_requests_per_caller: Option<NonZero<usize>>,
+
+    /// Requests in flight on one cluster; a tunnel carries 1024 [default: 800]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_REQUESTS_PER_CLUSTER", value_name = "N")]
+    max_requests_per_cluster: Option<NonZero<usize>>,
+
+    /// Watches, followed logs, sessions and service requests of one caller on one cluster [default: 4000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_LONG_REQUESTS_PER_CALLER", value_name = "N")]
+    max_long_requests_per_caller: Option<NonZero<usize>>,
+
+    /// The same of all callers; a tunnel carries 8192 [default: 8000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_LONG_REQUESTS_PER_CLUSTER", value_name = "N")]
+    max_long_requests_per_cluster: Option<NonZero<usize>>,
+
+    /// Load balancers whose connections begin with a PROXY protocol header (v1 or v2), both listeners
+    #[arg(long, env = "CLUSTER_PROXY_PROXY_PROTOCOL_FROM", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
+    proxy_protocol_from: Vec<IpNet>,
 }
 
 // === impl LimitArgs ===
@@ -91,6 +113,17 @@ impl LimitArgs {
             streams_per_connection: self
                 .max_streams_per_connection
                 .unwrap_or(default.streams_per_connection),
+            requests_per_caller: or(self.max_requests_per_caller, default.requests_per_caller),
+            requests_per_cluster: or(self.max_requests_per_cluster, default.requests_per_cluster),
+            long_requests_per_caller: or(
+                self.max_long_requests_per_caller,
+                default.long_requests_per_caller,
+            ),
+            long_requests_per_cluster: or(
+                self.max_long_requests_per_cluster,
+                default.long_requests_per_cluster,
+            ),
+            proxies: self.proxy_protocol_from,
         }
     }
 }
@@ -102,6 +135,12 @@ fn deadline(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse().map(|address: IpAddr| IpNet::from(address));
+    text.parse().or_else(|_| address()).map_err(|_| "expected a network: 10.0.0.0/8".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -146,6 +185,10 @@ mod tests {
             ("handshake_timeout", time(limits.handshake_timeout)),
             ("max_headers", limits.header_count.to_string()),
             ("max_header_bytes", size(limits.header_bytes.into())),
+            ("max_requests_per_caller", limits.requests_per_caller.to_string()),
+            ("max_requests_per_cluster", limits.requests_per_cluster.to_string()),
+            ("max_long_requests_per_caller", limits.long_requests_per_caller.to_string()),
+            ("max_long_requests_per_cluster", limits.long_requests_per_cluster.to_string()),
             ("max_streams_per_connection", limits.streams_per_connection.to_string()),
         ] {
             let command = Command::command();
@@ -163,6 +206,7 @@ mod tests {
             ("--handshake-timeout=1s", "--handshake-timeout=0s"),
             ("--max-headers=16", "--max-headers=1"),
             ("--max-header-bytes=8KiB", "--max-header-bytes=1KiB"),
+            ("--proxy-protocol-from=10.0.0.0/8,fd00::1", "--proxy-protocol-from=balancer"),
             ("--max-header-bytes=1MiB", "--max-header-bytes=2MiB"),
         ] {
             assert!(parse(good).is_ok(), "{good}");

@@ -65,7 +65,9 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Head(_) => {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "RequestHeaderFieldsTooLarge")
         }
-        Failure::Full(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+        Failure::Full(_) | Failure::TooMany(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")
+        }
         Failure::TunnelLost { .. } | Failure::Reset { .. } | Failure::Fault { .. } => {
             (StatusCode::BAD_GATEWAY, "BadGateway")
         }
@@ -76,7 +78,7 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
 /// Only where nothing of the request was written and a second later is likely to be better: a dead
 /// cluster must fail fast, not ten seconds late.
 fn retry_helps(failure: &Failure) -> bool {
-    matches!(failure, Failure::NoTunnel { soon: true, .. } | Failure::Full(_))
+    matches!(failure, Failure::NoTunnel { soon: true, .. } | Failure::Full(_) | Failure::TooMany(_))
 }
 
 /// Says which hop failed, then what happened. The common 401 says nothing more than its name:

@@ -2,12 +2,17 @@
 //! a limit is closed at once, before a byte is read.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use ipnet::IpNet;
 use prometheus::IntCounterVec;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::hub::limits::Limits;
 use crate::hub::metrics::Metrics;
+use crate::listen::proxy_protocol;
 use crate::listen::sources::{Full, Slot, Sources};
 
 /// The gates of both listeners.
@@ -21,8 +26,18 @@ pub(crate) struct Gates {
 pub(crate) struct Gate {
     connections: Sources,
     handshakes: Sources,
+    /// Whose connections begin with a PROXY header, and how many may be without one yet.
+    proxies: Arc<[IpNet]>,
+    headers: Sources,
+    header_timeout: Duration,
     labels: &'static Labels,
     hits: IntCounterVec,
+}
+
+/// The right to come in, or to say first who is coming.
+pub(crate) enum Knock {
+    Source(Slot, Slot),
+    Proxy(Slot),
 }
 
 /// A connection that was let in.
@@ -48,6 +63,9 @@ impl Gates {
         let gate = |in_all, each, labels| Gate {
             connections: Sources::new(in_all, each),
             handshakes: Sources::new(limits.handshakes, limits.handshakes_per_source),
+            proxies: limits.proxies.as_slice().into(),
+            headers: Sources::new(limits.handshakes, limits.handshakes),
+            header_timeout: limits.handshake_timeout,
             labels,
             hits: metrics.limit_hits.clone(),
         };
@@ -61,8 +79,47 @@ impl Gates {
 // === impl Gate ===
 
 impl Gate {
-    /// Slots for a connection from `peer` and its handshake. None when it is over a limit.
-    pub(crate) fn admit(&self, peer: SocketAddr) -> Option<(Slot, Slot)> {
+    /// The first look at a connection from `peer`. None when it is over a limit.
+    pub(crate) fn knock(&self, peer: SocketAddr) -> Option<Knock> {
+        let ip = peer.ip().to_canonical();
+        if self.proxies.iter().any(|proxy| proxy.contains(&ip)) {
+            return Some(Knock::Proxy(self.slot(&self.headers, peer, &self.labels.handshakes)?));
+        }
+        self.admit(peer).map(|(connection, handshake)| Knock::Source(connection, handshake))
+    }
+
+    /// The connection of a `knock`; a balancer's with the peer that it speaks for. None, and said
+    /// so, when that one is over a limit or was not named.
+    pub(crate) async fn enter(
+        &self,
+        knock: Knock,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+    ) -> Option<Arrived> {
+        let (peer, (connection, handshake)) = match knock {
+            Knock::Source(connection, handshake) => (peer, (connection, handshake)),
+            Knock::Proxy(_waiting) => {
+                let header = timeout(self.header_timeout, proxy_protocol::read(&mut socket));
+                let named = match header.await {
+                    Ok(Ok(named)) => named.unwrap_or(peer),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%peer, %error, "a balancer's connection was closed");
+                        return None;
+                    }
+                    Err(_) => {
+                        self.hits.with_label_values(&["proxy-header-timeout"]).inc();
+                        tracing::debug!(%peer, "a balancer's PROXY header took too long");
+                        return None;
+                    }
+                };
+                (named, self.admit(named)?)
+            }
+        };
+        Some(Arrived { socket, peer, connection, handshake })
+    }
+
+    /// Slots for a connection from `peer` and its handshake.
+    fn admit(&self, peer: SocketAddr) -> Option<(Slot, Slot)> {
         let connection = self.slot(&self.connections, peer, &self.labels.connections)?;
         let handshake = self.slot(&self.handshakes, peer, &self.labels.handshakes)?;
         Some((connection, handshake))

@@ -60,12 +60,16 @@ pub(crate) async fn accept<F>(
                 continue;
             }
         };
-        let Some((connection, handshake)) = gate.admit(peer) else { continue };
-        let serve = serve.clone();
+        let Some(knock) = gate.knock(peer) else { continue };
+        let (gate, serve) = (gate.clone(), serve.clone());
         let served = async move {
             // The socket moves to the worker's own reactor.
             match prepare(socket, options).and_then(TcpStream::from_std) {
-                Ok(socket) => serve(Arrived { socket, peer, connection, handshake }).await,
+                Ok(socket) => {
+                    if let Some(arrived) = gate.enter(knock, socket, peer).await {
+                        serve(arrived).await;
+                    }
+                }
                 Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
             }
         };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
+use super::admission::Admission;
 use super::authn::{Authenticator, AuthnError, Refusal};
 use super::failure::Failure;
 use super::forward::body::ResponseBody;
@@ -36,6 +37,7 @@ pub(crate) struct Front {
     pub(crate) authenticator: Authenticator,
     pub(crate) forwarder: Forwarder,
     pub(crate) recorder: Recorder,
+    pub(crate) admission: Admission,
     pub(crate) limits: Arc<Limits>,
     /// Once it stops, HTTP/1.1 clients are asked to connect anew: elsewhere.
     pub(crate) stopping: Drain,
@@ -116,10 +118,12 @@ impl Front {
             Target::Own => return Err(AuthnError::Unauthorized(Refusal::Missing).into()),
         };
         let kind = RequestKind::of(request.method(), &upstream);
+        let upgrade = wanted(&mut request);
         if let Some(record) = record.as_mut() {
             record.admitted(&cluster, &identity, kind);
+            let long = kind.is_long() || upgrade.is_some();
+            record.counted(self.admission.admit(&cluster, &identity, long)?);
         }
-        let upgrade = wanted(&mut request);
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.

@@ -1,0 +1,277 @@
+//! How many requests a caller, and a cluster, may have in flight. Pure counting: who has too many is
+//! told to try again, and one caller cannot take what the others, or the hub itself, need.
+//!
+//! Requests that may stay open for ever (watches, followed logs, sessions, services) are counted
+//! apart from those that end by themselves, as the API server's own priority and fairness does:
+//! a thousand watches must not stop a `get`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::authn::Identity;
+use super::limits::Limits;
+use crate::name::ClusterName;
+
+/// The requests in flight of every cluster. Clones share the counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Admission {
+    short: Most,
+    long: Most,
+    clusters: Arc<Mutex<HashMap<ClusterName, Cluster>>>,
+}
+
+/// The limits of one kind of request.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    per_caller: usize,
+    per_cluster: usize,
+}
+
+#[derive(Debug, Default)]
+struct Cluster {
+    all: Counts,
+    /// Only callers that have something in flight.
+    callers: HashMap<String, Counts>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    short: usize,
+    long: usize,
+}
+
+/// One request in flight; over when dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    cluster: ClusterName,
+    identity: Arc<Identity>,
+    long: bool,
+    clusters: Arc<Mutex<HashMap<ClusterName, Cluster>>>,
+}
+
+/// A request that must wait.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{whose} {most} {} in flight on cluster {cluster}, the most the hub carries: try again (limit: {})", .limit.what(), .limit.flag())]
+pub(crate) struct TooMany {
+    whose: &'static str,
+    most: usize,
+    cluster: ClusterName,
+    pub(crate) limit: Limit,
+}
+
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    CallerShort,
+    CallerLong,
+    ClusterShort,
+    ClusterLong,
+}
+
+// === impl Admission ===
+
+impl Admission {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            short: Most {
+                per_caller: limits.requests_per_caller,
+                per_cluster: limits.requests_per_cluster,
+            },
+            long: Most {
+                per_caller: limits.long_requests_per_caller,
+                per_cluster: limits.long_requests_per_cluster,
+            },
+            clusters: Arc::default(),
+        }
+    }
+
+    /// Counts a request of `identity`, which was verified for `cluster`.
+    pub(crate) fn admit(
+        &self,
+        cluster: &ClusterName,
+        identity: &Arc<Identity>,
+        long: bool,
+    ) -> Result<Admitted, TooMany> {
+        let most = if long { self.long } else { self.short };
+        let mut clusters = lock(&self.clusters);
+        let entry = match clusters.get_mut(cluster) {
+            Some(entry) => entry,
+            None => clusters.entry(cluster.clone()).or_default(),
+        };
+        let mine = entry.callers.get(&identity.user).copied().unwrap_or_default();
+        let limit = if mine.of(long) >= most.per_caller {
+            if long { Limit::CallerLong } else { Limit::CallerShort }
+        } else if entry.all.of(long) >= most.per_cluster {
+            if long { Limit::ClusterLong } else { Limit::ClusterShort }
+        } else {
+            *entry.all.of_mut(long) += 1;
+            match entry.callers.get_mut(&identity.user) {
+                Some(mine) => *mine.of_mut(long) += 1,
+                None => {
+                    *entry.callers.entry(identity.user.clone()).or_default().of_mut(long) = 1;
+                }
+            }
+            return Ok(Admitted {
+                cluster: cluster.clone(),
+                identity: Arc::clone(identity),
+                long,
+                clusters: Arc::clone(&self.clusters),
+            });
+        };
+        let (whose, most) = match limit {
+            Limit::CallerShort | Limit::CallerLong => ("this caller has", most.per_caller),
+            Limit::ClusterShort | Limit::ClusterLong => ("all callers have", most.per_cluster),
+        };
+        Err(TooMany { whose, most, cluster: cluster.clone(), limit })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut clusters = lock(&self.clusters);
+        let Some(entry) = clusters.get_mut(&self.cluster) else { return };
+        *entry.all.of_mut(self.long) -= 1;
+        if let Some(mine) = entry.callers.get_mut(&self.identity.user) {
+            *mine.of_mut(self.long) -= 1;
+            if mine.is_none() {
+                entry.callers.remove(&self.identity.user);
+            }
+        }
+        if entry.all.is_none() {
+            clusters.remove(&self.cluster);
+        }
+    }
+}
+
+fn lock(
+    clusters: &Mutex<HashMap<ClusterName, Cluster>>,
+) -> MutexGuard<'_, HashMap<ClusterName, Cluster>> {
+    // Nothing panics between two changes that belong together.
+    clusters.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Counts ===
+
+impl Counts {
+    const fn of(self, long: bool) -> usize {
+        if long { self.long } else { self.short }
+    }
+
+    const fn of_mut(&mut self, long: bool) -> &mut usize {
+        if long { &mut self.long } else { &mut self.short }
+    }
+
+    const fn is_none(self) -> bool {
+        self.short == 0 && self.long == 0
+    }
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// The metric label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::CallerShort => "requests-per-caller",
+            Self::CallerLong => "long-requests-per-caller",
+            Self::ClusterShort => "requests-per-cluster",
+            Self::ClusterLong => "long-requests-per-cluster",
+        }
+    }
+
+    const fn flag(self) -> &'static str {
+        match self {
+            Self::CallerShort => "--max-requests-per-caller",
+            Self::CallerLong => "--max-long-requests-per-caller",
+            Self::ClusterShort => "--max-requests-per-cluster",
+            Self::ClusterLong => "--max-long-requests-per-cluster",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::CallerShort | Self::ClusterShort => "requests",
+            Self::CallerLong | Self::ClusterLong => "long-running requests",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tunnel::headers::Mode;
+
+    fn cluster(name: &str) -> ClusterName {
+        ClusterName::parse(name).unwrap()
+    }
+
+    fn caller(user: &str) -> Arc<Identity> {
+        Arc::new(Identity { user: user.to_owned(), mode: Mode::Caller, expires: None })
+    }
+
+    fn admission() -> Admission {
+        Admission::new(&Limits {
+            requests_per_caller: 2,
+            requests_per_cluster: 3,
+            long_requests_per_caller: 3,
+            long_requests_per_cluster: 4,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn a_caller_leaves_room_for_others_and_a_cluster_for_clusters() {
+        let (admission, c1, a, b) = (admission(), cluster("c1"), caller("a"), caller("b"));
+        let first = admission.admit(&c1, &a, false).unwrap();
+        let _second = admission.admit(&c1, &a, false).unwrap();
+        let refused = admission.admit(&c1, &a, false).unwrap_err();
+        assert_eq!(refused.limit, Limit::CallerShort);
+        let text = refused.to_string();
+        assert!(text.starts_with("this caller has 2 requests in flight on cluster c1"), "{text}");
+        assert!(text.contains("--max-requests-per-caller"), "{text}");
+        let _other = admission.admit(&c1, &b, false).unwrap();
+        assert_eq!(admission.admit(&c1, &b, false).unwrap_err().limit, Limit::ClusterShort);
+        // The same name on another cluster is another caller.
+        assert!(admission.admit(&cluster("c2"), &a, false).is_ok());
+        drop(first);
+        assert!(admission.admit(&c1, &a, false).is_ok());
+    }
+
+    #[test]
+    fn watches_do_not_stop_a_get() {
+        let (admission, c1, a) = (admission(), cluster("c1"), caller("a"));
+        let watches: Vec<_> = (0..3).map(|_| admission.admit(&c1, &a, true).unwrap()).collect();
+        assert_eq!(admission.admit(&c1, &a, true).unwrap_err().limit, Limit::CallerLong);
+        let get = admission.admit(&c1, &a, false).unwrap();
+        let _other = admission.admit(&c1, &caller("b"), true).unwrap();
+        let refused = admission.admit(&c1, &caller("c"), true).unwrap_err();
+        assert_eq!(refused.limit, Limit::ClusterLong);
+        drop((watches, get));
+    }
+
+    proptest! {
+        /// Whatever comes and goes: never more than the limits, and nothing is remembered for
+        /// nobody.
+        #[test]
+        fn counts_come_back(steps in prop::collection::vec((0..3_usize, 0..4_usize, any::<bool>(), any::<bool>()), 0..200)) {
+            let admission = admission();
+            let mut held: Vec<(usize, usize, bool, Admitted)> = Vec::new();
+            for (at, who, long, comes) in steps {
+                if comes {
+                    let got = admission.admit(&cluster(&format!("c{at}")), &caller(&who.to_string()), long);
+                    let all = held.iter().filter(|one| one.0 == at && one.2 == long);
+                    let mine = all.clone().filter(|one| one.1 == who).count();
+                    let (per_caller, per_cluster) = if long { (3, 4) } else { (2, 3) };
+                    prop_assert_eq!(got.is_ok(), mine < per_caller && all.count() < per_cluster);
+                    held.extend(got.ok().map(|admitted| (at, who, long, admitted)));
+                } else if !held.is_empty() {
+                    held.swap_remove(who % held.len());
+                }
+            }
+            held.clear();
+            prop_assert!(lock(&admission.clusters).is_empty());
+        }
+    }
+}
