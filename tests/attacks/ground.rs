@@ -61,7 +61,13 @@ impl Ground {
         let api = serve_api(&signer, &directory, Arc::clone(&seen)).await;
         let agent = run_agent(fleet.hub.addresses.agents, &directory);
         fleet.hub.wait_healthy("c1").await;
-        Self { fleet, bearer, seen, _agent: agent, _api: api }
+        let ground = Self { fleet, bearer, seen, _agent: agent, _api: api };
+        let client = ground.client();
+        eventually("c1 is served", PATIENCE, || async {
+            (client.get("/c1/version").await.status == 200).then_some(())
+        })
+        .await;
+        ground
     }
 
     /// A target whose name tells it from those of other cases.

@@ -1,10 +1,12 @@
 //! Attacks over real sockets, checked at both ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agent;
 mod frames;
 mod ground;
 mod http2;
 mod messages;
+mod tunnel;
 
 #[path = "../support/mod.rs"]
 mod support;
