@@ -3,10 +3,13 @@
 mod admin;
 mod backoff;
 mod config;
+mod control;
+mod coverage;
 mod dial;
 mod dialer;
 mod headers;
 mod hello;
+mod link;
 mod metrics;
 mod presence;
 mod renewal;

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
-use tokio::sync::watch;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::headers;
 use super::hello::{Greeter, no_body};
+use super::link::Link;
 use super::metrics::Metrics;
 use super::upgrade;
 use super::upstream::{Account, Upstream, UpstreamError};
@@ -21,7 +20,6 @@ use crate::kubernetes::TokenSource;
 use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode};
-use crate::tunnel::hello::{AgentHello, Hello, HubHello, LEAVE_PATH, LIMIT, PATH, negotiate};
 use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
 use crate::tunnel::server::{Handler, Responder};
 
@@ -33,15 +31,6 @@ pub(super) struct Service {
     pub(super) metrics: Metrics,
     /// The last attempt reached the API server: a change is worth a line, each failure is not.
     reachable: AtomicBool,
-}
-
-/// What the hub said on one tunnel, for whoever keeps it.
-#[derive(Clone)]
-pub(super) struct Link {
-    /// The replica that greeted us, once it did.
-    pub(super) greeted: Arc<watch::Sender<Option<String>>>,
-    /// The hub asked us to dial elsewhere.
-    pub(super) leave: CancellationToken,
 }
 
 /// Serves the streams of one tunnel.
@@ -64,14 +53,6 @@ pub(super) enum Outcome {
     Cut,
     /// An answer of our own.
     Fault(Fault),
-}
-
-// === impl Link ===
-
-impl Link {
-    pub(super) fn new() -> Self {
-        Self { greeted: Arc::new(watch::Sender::new(None)), leave: CancellationToken::new() }
-    }
 }
 
 // === impl TunnelHandler ===
@@ -122,51 +103,6 @@ impl TunnelHandler {
             // gets to use its rights under another name.
             Some(Mode::Impersonate) | None => refuse(responder, Fault::Refused),
         }
-    }
-
-    /// Hello and leave: what the hub asks of us, not of the API server.
-    async fn exchange(&self, request: Request<ReceiveBody>, responder: Responder) -> Outcome {
-        if request.method() != Method::POST {
-            return refuse(responder, Fault::Refused);
-        }
-        match request.uri().path() {
-            PATH => self.greet(request.into_body(), responder).await,
-            LEAVE_PATH => {
-                self.link.leave.cancel();
-                answer(responder, StatusCode::NO_CONTENT, Bytes::new()).await
-            }
-            _ => refuse(responder, Fault::Refused),
-        }
-    }
-
-    async fn greet(&self, body: ReceiveBody, responder: Responder) -> Outcome {
-        let Ok(body) = Limited::new(body, LIMIT).collect().await else {
-            return refuse(responder, Fault::Refused);
-        };
-        let hub = HubHello::decode(&body.to_bytes());
-        let agreed = hub.and_then(|hub| negotiate(hub.version).map(|version| (hub, version)));
-        let (hub, version) = match agreed {
-            Ok(agreed) => agreed,
-            Err(error) => {
-                tracing::error!(%error, "the hub's hello cannot be answered");
-                return refuse(responder, Fault::Refused);
-            }
-        };
-        let hello = AgentHello { version, ..self.service.greeter.hello().await };
-        let json = match hello.encode() {
-            Ok(json) => json,
-            Err(error) => {
-                tracing::error!(%error, "no hub would take our hello; look at --audience and --issuer");
-                return refuse(responder, Fault::Refused);
-            }
-        };
-        let outcome = answer(responder, StatusCode::OK, json).await;
-        if matches!(outcome, Outcome::Answered(_)) {
-            let HubHello { replica, hub_version, cluster, .. } = hub;
-            tracing::info!(%replica, %hub_version, version, %cluster, "the hub greeted us");
-            self.link.greeted.send_replace(Some(replica));
-        }
-        outcome
     }
 }
 
@@ -335,17 +271,6 @@ pub(super) fn refuse(responder: Responder, fault: Fault) -> Outcome {
     // A hub that reset the stream needs no answer.
     let _ = responder.send(head(StatusCode::BAD_GATEWAY, headers), true);
     Outcome::Fault(fault)
-}
-
-async fn answer(responder: Responder, status: StatusCode, body: Bytes) -> Outcome {
-    let ended = body.is_empty();
-    let Ok(mut send) = responder.send(head(status, HeaderMap::new()), ended) else {
-        return Outcome::Cancelled;
-    };
-    if !ended && (send.send(body).await.is_err() || send.finish(None).is_err()) {
-        return Outcome::Cancelled;
-    }
-    Outcome::Answered(status)
 }
 
 /// A head of the tunnel's own HTTP version.

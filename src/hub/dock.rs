@@ -13,6 +13,7 @@ use http::{Method, Request};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::flood::FloodGuard;
 use super::forward::uri;
@@ -64,6 +65,8 @@ enum Refused {
     State(String),
     #[error("hello failed: {0}")]
     Hello(String),
+    #[error("the agent has its tunnels to this hub, and looks for another")]
+    Surplus,
     #[error(
         "the agent stands in another cluster than the one that was enrolled: kube-system has uid {seen}, enrolled was {pinned}"
     )]
@@ -119,13 +122,19 @@ impl Dock {
             Ok(Err(error)) => return refuse(&Refused::Hello(error.to_string())),
             Err(_) => return refuse(&Refused::Hello("no HTTP/2 in time".to_owned())),
         };
-        let driver = self.drain.spawn(driver);
+        let mut driver = self.drain.spawn(driver);
         match self.register(&opener, certificate, enrolment).await {
             Ok(tunnel) => {
                 tracing::info!(%cluster, %peer, tunnel = tunnel.id, agent = tunnel.agent, "tunnel up");
                 // Fresh news for whoever waits for this cluster; the driver must run meanwhile.
                 self.probe(&cluster);
-                let ended = driver.await;
+                let ended = tokio::select! {
+                    ended = &mut driver => ended,
+                    () = goodbye(opener.clone()) => {
+                        tunnel.leaving.cancel();
+                        driver.await
+                    }
+                };
                 self.registry.remove(&cluster, tunnel.id);
                 self.probe(&cluster);
                 let end = ended.unwrap_or_else(|error| TunnelEnd::Broken(error.to_string()));
@@ -133,6 +142,8 @@ impl Dock {
                 self.metrics.tunnels_ended.with_label_values(&[end_label(&end)]).inc();
                 tracing::info!(%cluster, %peer, tunnel = tunnel.id, ?end, "tunnel ended");
             }
+            // A draw of an agent behind a balancer: nothing is wrong with it.
+            Err(Refused::Surplus) => opener.close("surplus"),
             Err(refused) => {
                 refuse(&refused);
                 opener.close("refused");
@@ -168,6 +179,7 @@ impl Dock {
             agent: hello.agent,
             certificate,
             opener: opener.clone(),
+            leaving: CancellationToken::new(),
         });
         let about = About {
             api_server_version: hello.api_server_version,
@@ -209,6 +221,9 @@ impl Dock {
         let request = control(hello::PATH, ours);
         let answer = exchange(opener, request, hello::LIMIT, HELLO_TIMEOUT).await;
         let answer = answer.map_err(|error| Refused::Hello(error.to_string()))?;
+        if answer.status() == hello::SURPLUS {
+            return Err(Refused::Surplus);
+        }
         if !answer.status().is_success() {
             return Err(Refused::Hello(format!("the agent answered {}", answer.status())));
         }
@@ -293,6 +308,7 @@ impl Refused {
             Self::OtherKey => "other-key",
             Self::State(_) => "state",
             Self::Hello(_) => "hello",
+            Self::Surplus => "surplus",
             Self::OtherCluster { .. } => "other-cluster",
         }
     }
@@ -333,6 +349,13 @@ fn control(path: &'static str, body: Bytes) -> Request<Bytes> {
     request
 }
 
+/// Ready once the agent said goodbye.
+async fn goodbye(opener: Opener) {
+    while !opener.is_closed() {
+        tokio::time::sleep(GOODBYE_LOOK).await;
+    }
+}
+
 fn uid(namespace: &[u8]) -> Option<String> {
     let namespace: serde_json::Value = serde_json::from_slice(namespace).ok()?;
     let uid = namespace.get("metadata")?.get("uid")?.as_str()?;
@@ -354,6 +377,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Telling an agent something that it answers at once.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How soon a goodbye is noticed. Requests notice at once; this is for streams that run.
+const GOODBYE_LOOK: Duration = Duration::from_secs(1);
 const KUBE_SYSTEM: &str = "/api/v1/namespaces/kube-system";
 /// A namespace with generous annotations.
 const NAMESPACE_LIMIT: usize = 256 * 1024;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{About, ClusterState, Fleet, Probe, TunnelState};
 use crate::name::ClusterName;
@@ -35,6 +36,8 @@ pub(crate) struct Tunnel {
     pub(crate) certificate: AgentCertificate,
     /// Opens streams on it.
     pub(crate) opener: Opener,
+    /// Cancelled once the agent said goodbye: what can go on elsewhere should.
+    pub(crate) leaving: CancellationToken,
 }
 
 /// Why no stream can be had.

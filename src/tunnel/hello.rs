@@ -4,6 +4,7 @@
 //! a change that an older peer would get wrong.
 
 use bytes::Bytes;
+use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ pub const PATH: &str = "/hello";
 pub const LEAVE_PATH: &str = "/leave";
 /// Path of "these hubs live now" (mode `tunnel`, POST, JSON of [`Replicas`], empty answer).
 pub const REPLICAS_PATH: &str = "/replicas";
+/// How an agent answers the hello of a hub process to which it has its tunnels already.
+pub const SURPLUS: StatusCode = StatusCode::CONFLICT;
 /// Most hub processes that are named to an agent.
 pub const MOST_REPLICAS: usize = 64;
 /// The wire version this build speaks.

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use http::Method;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
+use crate::agent::link::Greeting;
+use crate::agent::presence::{Limit, Presence};
 use crate::agent::testing::Stub;
 use crate::kubernetes::ApiServer;
 use crate::tunnel::headers::{METHOD, MODE, UPGRADE};
-use crate::tunnel::hello::{AgentHello, VERSION};
+use crate::tunnel::hello::{AgentHello, LEAVE_PATH, PATH, REPLICAS_PATH, SURPLUS, VERSION};
 use crate::tunnel::opener::{OpenedStream, Opener, StreamClass};
 use crate::tunnel::server;
 use crate::tunnel::settings::Settings;
@@ -33,7 +36,8 @@ impl Tunnel {
             upstream.clone(),
         );
         let service = Arc::new(Service::new(upstream, token, greeter, Metrics::new()));
-        let link = Link::new();
+        let place = Presence::new(service.metrics.tunnels.clone()).place();
+        let link = Link::new(Arc::new(place), Limit { tunnels: 1, instead_of: None });
         let handler = TunnelHandler { service: service.clone(), link: link.clone() };
         let (near, far) = tokio::io::duplex(256 << 10);
         let agent = tokio::spawn(async move {
@@ -172,7 +176,7 @@ async fn hello_and_leave() {
         tunnel.exchange(hello, body)
     };
     assert_eq!(fault(&hello("{}").await), Some(Fault::Refused));
-    assert!(tunnel.link.greeted.borrow().is_none());
+    assert!(tunnel.link.greeting.borrow().is_none());
     let response =
         hello(r#"{"version":1,"replica":"r1","hubVersion":"0","cluster":"c1","more":1}"#).await;
     let agent: AgentHello = serde_json::from_slice(response.body()).unwrap();
@@ -182,8 +186,27 @@ async fn hello_and_leave() {
         (&agent.audiences[..], &agent.issuers[..]),
         (&["aud".into()][..], &["iss".into()][..])
     );
-    assert_eq!(tunnel.link.greeted.borrow().as_deref(), Some("r1"));
+    let greeting = |living: &[&str], welcome| {
+        let living = living.iter().map(|id| (*id).to_owned()).collect();
+        Some(Greeting { replica: "r1".to_owned(), living, welcome })
+    };
+    assert_eq!(*tunnel.link.greeting.borrow(), greeting(&[], true));
     assert_eq!(stub.last().headers["authorization"], "Bearer own");
+
+    let told = |body: &'static str| {
+        let mut told = request("tunnel", REPLICAS_PATH);
+        *told.method_mut() = Method::POST;
+        tunnel.exchange(told, body)
+    };
+    assert_eq!(fault(&told(r#"{"replicas":[1]}"#).await), Some(Fault::Refused));
+    assert_eq!(told(r#"{"replicas":["r1","r2"]}"#).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(*tunnel.link.greeting.borrow(), greeting(&["r1", "r2"], true));
+
+    // One tunnel was wanted, and this is one more.
+    let surplus =
+        hello(r#"{"version":1,"replica":"r1","replicas":["r3"],"hubVersion":"0","cluster":"c1"}"#);
+    assert_eq!(surplus.await.status(), SURPLUS);
+    assert_eq!(*tunnel.link.greeting.borrow(), greeting(&["r3"], false));
 
     assert!(!tunnel.link.leave.is_cancelled());
     let mut leave = request("tunnel", LEAVE_PATH);

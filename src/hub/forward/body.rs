@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 
 use crate::drain::Drain;
 use crate::hub::failure::Hop;
@@ -132,13 +133,15 @@ impl Body for ResponseBody {
 }
 
 /// Ready when a live stream must end: its token expired, or the hub stops waiting for it. A watch
-/// is not waited for at all: its client resumes at another hub.
+/// is not waited for at all: its client resumes at another hub, or through another agent when the
+/// one behind it is `leaving`.
 pub(crate) fn end_of_stream(
     span: Span,
     expires: Option<SystemTime>,
     drain: &Drain,
+    leaving: &CancellationToken,
 ) -> BoxFuture<'static, EndReason> {
-    let drain = drain.clone();
+    let (drain, leaving) = (drain.clone(), leaving.clone());
     // Wall clock to timer once; a clock that is set back later does not extend the stream.
     let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
     Box::pin(async move {
@@ -149,23 +152,25 @@ pub(crate) fn end_of_stream(
             }
         };
         let moved = async {
-            match span {
-                Span::Watch => {
-                    drain.stopping().await;
-                    tokio::time::sleep(rand::random_range(Duration::ZERO..WATCHES_END)).await;
-                }
-                _ => std::future::pending().await,
+            if span != Span::Watch {
+                return std::future::pending().await;
             }
+            let reason = tokio::select! {
+                () = drain.stopping() => "hub-drained",
+                () = leaving.cancelled() => "agent-drained",
+            };
+            tokio::time::sleep(rand::random_range(Duration::ZERO..WATCHES_END)).await;
+            reason
         };
         tokio::select! {
             () = expiry => "token-expired",
-            () = moved => "hub-drained",
+            reason = moved => reason,
             () = drain.cut() => "hub-drained",
         }
     })
 }
 
-/// Watches of a hub that stops end over this time, so that their clients do not list all at once.
+/// Watches of a hub or agent that stops end over this time, so that their clients do not list all at once.
 const WATCHES_END: Duration = Duration::from_secs(5);
 
 /// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled

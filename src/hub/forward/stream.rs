@@ -11,6 +11,7 @@ use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
 use crate::hub::failure::Failure;
 use crate::hub::headers;
 use crate::hub::record::Record;
+use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
 use crate::tunnel::opener::{OpenError, OpenedStream};
 use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
@@ -27,14 +28,14 @@ pub(super) async fn forward(
         (!body.is_end_stream()).then(|| RequestBody::new(body, received.unwrap_or_default()));
     let bodiless = body.is_none();
     let mut attempt = 1;
-    let response = loop {
+    let (response, tunnel) = loop {
         let (tunnel, permit) = forwarder.pick(&order.cluster, order.class())?;
         let sent = match tunnel.opener.open(order.head(), bodiless, permit).await {
             Ok(stream) => exchange(forwarder, &order, stream, &mut body).await,
             Err(error) => Err(Lost::Stream(error)),
         };
         match sent {
-            Ok(response) => break response,
+            Ok(response) => break (response, tunnel),
             Err(Lost::Other(failure)) => return Err(failure),
             Err(Lost::Stream(error)) => {
                 // A body that was polled is gone: `exchange` puts back only what nobody has read.
@@ -59,7 +60,7 @@ pub(super) async fn forward(
         }
     };
     check_fault(&response, &order.cluster)?;
-    Ok(answer(forwarder, &order, response, record))
+    Ok(answer(forwarder, &order, &tunnel, response, record))
 }
 
 /// Why one attempt brought no response.
@@ -129,6 +130,7 @@ async fn finish<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 pub(super) fn answer(
     forwarder: &Forwarder,
     order: &Order,
+    tunnel: &Tunnel,
     response: Response<ReceiveBody>,
     record: &mut Option<Box<Record>>,
 ) -> Response<ResponseBody> {
@@ -140,7 +142,8 @@ pub(super) fn answer(
     let body = match order.kind.span {
         Span::Short => ResponseBody::tunnel(body),
         span => {
-            let end = end_of_stream(span, order.identity.expires, &forwarder.drain);
+            let end =
+                end_of_stream(span, order.identity.expires, &forwarder.drain, &tunnel.leaving);
             ResponseBody::live(body, span, end)
         }
     };

@@ -3,6 +3,7 @@
 //! The hub does not look inside: WebSocket and SPDY are bytes here. The client gets its 101 only
 //! after the API server has given one; any other answer passes as the plain response it is.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::BoxFuture;
@@ -17,6 +18,7 @@ use super::{ATTEMPTS, Forwarder, Order, check_fault, failure, stream};
 use crate::hub::failure::{Failure, Hop};
 use crate::hub::headers;
 use crate::hub::record::Record;
+use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
 use crate::tunnel::connect::{self, Answer, Upgrade};
 use crate::tunnel::headers::{Fault, single};
@@ -53,7 +55,7 @@ pub(super) async fn forward(
     upgrade: WantedUpgrade,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let (response, send) = open(forwarder, &order, upgrade.protocol).await?;
+    let (response, send, tunnel) = open(forwarder, &order, upgrade.protocol).await?;
     check_fault(&response, &order.cluster)?;
     let (mut head, body) = match connect::decode_response(response, upgrade.protocol) {
         Ok(Answer::Switched(response)) => response.into_parts(),
@@ -62,7 +64,7 @@ pub(super) async fn forward(
             // body says so too.
             let _ = send.finish(None);
             // An API server may ignore the wish and answer with a watch, which ends as any other.
-            return Ok(stream::answer(forwarder, &order, response, record));
+            return Ok(stream::answer(forwarder, &order, &tunnel, response, record));
         }
         Err(_) => {
             let fault = Fault::BadAnswer;
@@ -78,7 +80,8 @@ pub(super) async fn forward(
         let mut kind = order.kind;
         kind.span = Span::Interactive;
         record.answered(StatusCode::SWITCHING_PROTOCOLS, kind);
-        let end = end_of_stream(kind.span, order.identity.expires, &forwarder.drain);
+        let end =
+            end_of_stream(kind.span, order.identity.expires, &forwarder.drain, &tunnel.leaving);
         let session = run(upgrade.client, send, body, end, record);
         forwarder.drain.spawn(session);
     }
@@ -89,7 +92,7 @@ async fn open(
     forwarder: &Forwarder,
     order: &Order,
     protocol: Upgrade,
-) -> Result<(Response<ReceiveBody>, SendHalf), Failure> {
+) -> Result<(Response<ReceiveBody>, SendHalf, Arc<Tunnel>), Failure> {
     let mut attempt = 1;
     loop {
         let (tunnel, permit) = forwarder.pick(&order.cluster, StreamClass::Long)?;
@@ -103,7 +106,7 @@ async fn open(
             Err(error) => Err(error),
         };
         match answer {
-            Ok(answer) => return Ok(answer),
+            Ok((response, send)) => return Ok((response, send, tunnel)),
             // Nothing of the session was sent: only a stream that nobody looked at is repeated.
             Err(OpenError::NotWritten | OpenError::Refused) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(failure(error, &order.cluster)),
