@@ -24,6 +24,15 @@ struct Said {
     leaving: BTreeSet<String>,
 }
 
+/// What is to be looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// A replica that lives and lacks tunnels.
+    pub(super) replica: String,
+    /// How many live, this one included.
+    pub(super) living: usize,
+}
+
 // === impl Coverage ===
 
 impl Coverage {
@@ -44,14 +53,16 @@ impl Coverage {
         said.leaving.insert(replica.to_owned());
     }
 
-    /// A replica that lives and lacks tunnels.
-    pub(super) fn missing(&self) -> Option<String> {
+    /// The first replica that lives and lacks tunnels.
+    pub(super) fn missing(&self) -> Option<Missing> {
         let said = &mut *self.said();
         said.living.retain(|speaker, _| self.presence.count(speaker) > 0);
         let living: BTreeSet<&String> = said.living.values().flatten().collect();
         said.leaving.retain(|replica| living.contains(replica));
+        let count = living.len();
         let mut wanted = living.into_iter().filter(|replica| !said.leaving.contains(*replica));
-        wanted.find(|replica| self.presence.count(replica) < self.tunnels).cloned()
+        let replica = wanted.find(|replica| self.presence.count(replica) < self.tunnels)?;
+        Some(Missing { replica: replica.clone(), living: count })
     }
 
     /// Ready while a replica lacks tunnels.
@@ -95,7 +106,8 @@ mod tests {
         assert_eq!(coverage.missing(), None, "nobody has said anything");
         let one = tunnel(&presence, "r1");
         coverage.heard("r1", ids(&["r1", "r2"]));
-        assert_eq!(coverage.missing().as_deref(), Some("r2"));
+        let missing = |replica: &str, living| Some(Missing { replica: replica.to_owned(), living });
+        assert_eq!(coverage.missing(), missing("r2", 2));
         let two = tunnel(&presence, "r2");
         coverage.heard("r2", ids(&["r1", "r2"]));
         assert_eq!(coverage.missing(), None);
@@ -109,7 +121,7 @@ mod tests {
         let quiet = tokio::time::timeout(Duration::from_secs(1), coverage.lacking()).await;
         assert!(quiet.is_err());
         coverage.heard("r2", ids(&["r1", "r2", "r3"]));
-        assert_eq!(coverage.missing().as_deref(), Some("r3"));
+        assert_eq!(coverage.missing(), missing("r3", 3));
 
         // One that left is not dialled because others have not noticed yet.
         coverage.heard("r2", ids(&["r1", "r2"]));

@@ -2,10 +2,12 @@
 //! anything but a loopback. `tests/README.md` says which upstream and security cases are here.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod drains;
 mod limits;
 mod observed;
 mod outages;
 mod refusals;
+mod replicas;
 mod requests;
 mod streams;
 #[path = "../support/mod.rs"]

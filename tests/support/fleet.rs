@@ -39,6 +39,10 @@ pub(crate) struct RunningHub {
     pub(crate) access_log: PathBuf,
     /// Of the next start.
     pub(crate) limits: Limits,
+    /// Of the next start.
+    pub(crate) min_drain: Duration,
+    /// Of the next start.
+    pub(crate) drain_timeout: Duration,
     drain: Drain,
     part: Option<Part>,
 }
@@ -51,7 +55,8 @@ pub(crate) struct Spoke {
     agent: Option<RunningAgent>,
 }
 
-struct RunningAgent {
+/// An agent on a thread of its own.
+pub(crate) struct RunningAgent {
     drain: Drain,
     part: Part,
 }
@@ -92,6 +97,8 @@ impl Fleet {
             ca_pem,
             access_log,
             limits,
+            min_drain: Duration::ZERO,
+            drain_timeout: Duration::from_secs(1),
             drain: Drain::new(),
             part: None,
         };
@@ -101,12 +108,17 @@ impl Fleet {
 
     /// Enrols a cluster and starts its agent.
     pub(crate) async fn add(&mut self, name: &str) -> &mut Spoke {
+        self.add_at(name, self.hub.addresses.agents).await
+    }
+
+    /// As [`Fleet::add`], with an agent that dials `hub`.
+    pub(crate) async fn add_at(&mut self, name: &str, hub: SocketAddr) -> &mut Spoke {
         let api = FakeApi::start(name).await;
         let directory = self.dir.path().join(name);
         self.hub.enrol(name, &directory).await;
         api.write_kubeconfig(&directory.join("kubeconfig"));
         let mut spoke = Spoke { name: name.to_owned(), api, directory, agent: None };
-        spoke.start_agent(self.hub.addresses.agents);
+        spoke.start_agent(hub);
         self.spokes.push(spoke);
         self.spokes.last_mut().unwrap()
     }
@@ -155,8 +167,8 @@ impl RunningHub {
             authn: AuthnConfig::default(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
-            min_drain: Duration::ZERO,
-            drain_timeout: Duration::from_secs(1),
+            min_drain: self.min_drain,
+            drain_timeout: self.drain_timeout,
             head_timeout: HEAD_TIMEOUT,
             certificate_life: Duration::from_secs(24 * 3600),
             renewal_grace: Duration::from_secs(30 * 86_400),
@@ -172,6 +184,36 @@ impl RunningHub {
         }));
         self.addresses = addresses.await.expect("the hub starts");
         self.drain = drain;
+    }
+
+    /// Another hub on the same state, started.
+    pub(crate) async fn beside(&self) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut other = Self {
+            addresses: Addresses { user: any, agents: any, admin: any },
+            state: State::new(Arc::clone(self.state.store())),
+            ca_pem: self.ca_pem.clone(),
+            access_log: self.access_log.clone(),
+            limits: self.limits.clone(),
+            min_drain: self.min_drain,
+            drain_timeout: self.drain_timeout,
+            drain: Drain::new(),
+            part: None,
+        };
+        other.start().await;
+        other
+    }
+
+    /// Asks it to stop, as SIGTERM does, and waits for nothing.
+    pub(crate) fn ask_to_stop(&self) {
+        self.drain.stop();
+    }
+
+    /// Ends it without a goodbye.
+    pub(crate) fn kill(&mut self) {
+        if let Some(part) = self.part.take() {
+            part.kill();
+        }
     }
 
     /// Stops it as SIGTERM does.
@@ -254,6 +296,11 @@ impl Drop for RunningHub {
 impl Spoke {
     /// Starts the agent in this spoke's folder.
     pub(crate) fn start_agent(&mut self, hub: SocketAddr) {
+        self.agent = Some(self.agent_beside(hub));
+    }
+
+    /// Starts an agent with the same credentials beside the others.
+    pub(crate) fn agent_beside(&self, hub: SocketAddr) -> RunningAgent {
         let drain = Drain::new();
         let config = AgentConfig {
             hub: vec![format!("localhost:{}", hub.port())],
@@ -269,8 +316,15 @@ impl Spoke {
         let part = Part::start(&format!("agent-{}", self.name), move || async move {
             let agent = Agent::build(config).await.unwrap();
             agent.run(running).await.unwrap();
+            // Its streams may go on after it; who stopped it ends them.
+            std::future::pending().await
         });
-        self.agent = Some(RunningAgent { drain, part });
+        RunningAgent { drain, part }
+    }
+
+    /// Hands the agent out.
+    pub(crate) fn take_agent(&mut self) -> RunningAgent {
+        self.agent.take().unwrap()
     }
 
     /// Ends the agent as SIGKILL does.
@@ -283,9 +337,23 @@ impl Spoke {
     /// Ends the agent as SIGTERM does.
     pub(crate) async fn stop_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
-            agent.drain.finish(Duration::from_secs(2)).await;
-            agent.part.kill();
+            agent.stop(Duration::from_secs(2)).await;
         }
+    }
+}
+
+// === impl RunningAgent ===
+
+impl RunningAgent {
+    /// Ends it as SIGTERM does.
+    pub(crate) async fn stop(self, patience: Duration) {
+        self.drain.finish(patience).await;
+        self.part.kill();
+    }
+
+    /// Ends it as SIGKILL does.
+    pub(crate) fn kill(self) {
+        self.part.kill();
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod api;
+pub(crate) mod balancer;
 pub(crate) mod client;
 pub(crate) mod fleet;
 pub(crate) mod part;
