@@ -20,7 +20,7 @@ pub(crate) struct ClustersArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClustersCommand {
-    /// Show the enrolled clusters
+    /// Show the enrolled clusters, and how many of the running hubs their agents are connected to
     List {
         #[command(flatten)]
         folder: Folder,
@@ -55,16 +55,25 @@ struct Listed {
     certificate_expires: String,
     revoked: bool,
     hub_itself: bool,
+    /// Ids of the running hubs that its agents are connected to.
+    connected_to: Vec<String>,
 }
 
 /// Runs `clusters`.
 pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         ClustersCommand::List { folder, output } => {
-            let enrolments = folder.open()?.enrolments().await?;
+            let state = folder.open()?;
+            let hubs = state.replicas().await?;
+            let enrolments = state.enrolments().await?;
             let listed: Vec<_> = enrolments
                 .into_iter()
                 .map(|(name, enrolment)| Listed {
+                    connected_to: hubs
+                        .iter()
+                        .filter(|hub| hub.connected.contains(&name))
+                        .map(|hub| hub.id.clone())
+                        .collect(),
                     name,
                     enrolled: time(enrolment.enrolled_at),
                     certificate_expires: time(enrolment.certificate_expires),
@@ -74,7 +83,7 @@ pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
                 .collect();
             print(&match output {
                 Output::Json => serde_json::to_string_pretty(&listed)? + "\n",
-                Output::Table => in_words(listed),
+                Output::Table => in_words(listed, hubs.len()),
             })?;
         }
         ClustersCommand::Remove { cluster, folder } => {
@@ -96,18 +105,26 @@ pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_words(listed: Vec<Listed>) -> String {
+fn in_words(listed: Vec<Listed>, hubs: usize) -> String {
     if listed.is_empty() {
         return "no cluster is enrolled; enrol one with `join token NAME`\n".to_owned();
     }
-    let mut rows = vec![["NAME", "ENROLLED", "CERTIFICATE UNTIL", "STATE"].map(str::to_owned)];
+    let head = ["NAME", "ENROLLED", "CERTIFICATE UNTIL", "CONNECTED TO HUBS", "STATE"];
+    let mut rows = vec![head.map(str::to_owned)];
     for one in listed {
         let state = match (one.revoked, one.hub_itself) {
             (true, _) => "revoked",
             (false, true) => "enrolled, hub itself",
             (false, false) => "enrolled",
         };
-        rows.push([one.name.to_string(), one.enrolled, one.certificate_expires, state.into()]);
+        let connected = format!("{} of {hubs}", one.connected_to.len());
+        rows.push([
+            one.name.to_string(),
+            one.enrolled,
+            one.certificate_expires,
+            connected,
+            state.into(),
+        ]);
     }
     table(&rows)
 }

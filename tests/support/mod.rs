@@ -8,6 +8,7 @@ pub(crate) mod api;
 pub(crate) mod balancer;
 pub(crate) mod client;
 pub(crate) mod fleet;
+pub(crate) mod load;
 pub(crate) mod part;
 pub(crate) mod process;
 pub(crate) mod processes;

@@ -138,7 +138,8 @@ fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
     )
 }
 
-async fn enrol(state: &State, ca_pem: &str, agents: SocketAddr, directory: &Path) {
+/// Enrols `c1`, as the two `join` commands do.
+pub(crate) async fn enrol(state: &State, ca_pem: &str, agents: SocketAddr, directory: &Path) {
     let cluster = ClusterName::parse("c1").unwrap();
     let life = token::DEFAULT_LIFE;
     let made = token::Token::create(state, cluster, life, false, SystemTime::now()).await.unwrap();
