@@ -24,8 +24,7 @@ use crate::support::{PATIENCE, within};
 
 /// Its end of one tunnel.
 pub(crate) struct HostileAgent {
-    /// Bytes for the wire. Whatever is queued goes out at once.
-    pub(crate) wire: mpsc::UnboundedSender<Vec<u8>>,
+    wire: mpsc::Sender<Vec<u8>>,
     /// Ends when the hub closes the connection.
     connection: AbortOnDropHandle<()>,
     stopped: CancellationToken,
@@ -79,12 +78,12 @@ impl HostileAgent {
         let (mut read, mut write) = tokio::io::split(stream);
         let (near, far) = tokio::io::duplex(1 << 20);
         let (mut from_server, mut to_server) = tokio::io::split(near);
-        let (wire, mut queued) = mpsc::unbounded_channel::<Vec<u8>>();
+        let (wire, mut queued) = mpsc::channel::<Vec<u8>>(QUEUE);
         let server = tokio::spawn(serve(far, script));
         let frames = wire.clone();
         let framing = tokio::spawn(async move {
             while let Some(frame) = whole_frame(&mut from_server).await {
-                let _ = frames.send(frame);
+                let _ = frames.send(frame).await;
             }
         });
         let outwards = tokio::spawn(async move {
@@ -114,6 +113,11 @@ impl HostileAgent {
         });
         let tasks = [server, framing, outwards].map(AbortOnDropHandle::new);
         Self { wire, connection: AbortOnDropHandle::new(connection), stopped, _tasks: tasks }
+    }
+
+    /// Puts `bytes` on the wire, unless the hub has closed it.
+    pub(crate) async fn send(&self, bytes: Vec<u8>) {
+        let _ = self.wire.send(bytes).await;
     }
 
     /// Takes nothing from the wire any more.
@@ -166,3 +170,6 @@ async fn whole_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     stream.read_exact(&mut frame[9..]).await.ok()?;
     Some(frame)
 }
+
+/// Frames, or the bytes of a whole attack.
+const QUEUE: usize = 16;

@@ -4,6 +4,7 @@
 mod agent;
 mod frames;
 mod ground;
+mod h2spec;
 mod http2;
 mod messages;
 mod tunnel;

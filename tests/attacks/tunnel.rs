@@ -157,7 +157,7 @@ async fn s96_s97_bytes_that_no_server_sends() {
     for (what, bytes) in outrages() {
         let mut agent = field.agent(field.echo()).await;
         assert_eq!(field.caller().get("/c1/mine").await.text(), "/mine", "{what}");
-        agent.wire.send(bytes).unwrap();
+        agent.send(bytes).await;
         agent.closed().await;
         field.only_c1_is_gone(what).await;
     }
@@ -167,14 +167,14 @@ async fn s96_s97_bytes_that_no_server_sends() {
 async fn s97_more_data_than_the_window_allows() {
     let field = Field::start().await;
     // The head and then silence, so that the test can go on by itself.
-    let (opened, mut ids) = mpsc::unbounded_channel();
+    let (opened, mut ids) = mpsc::channel(CALLS);
     let script = Script::new(&field.signer, move |request, mut respond| {
         if request.uri().path() != "/watched" {
             return reply(respond, "/mine");
         }
         let id = respond.stream_id().as_u32();
         let send = respond.send_response(Response::new(()), false).unwrap();
-        opened.send((id, send)).unwrap();
+        opened.try_send((id, send)).unwrap();
     });
     let agent = field.agent(script).await;
     // A caller who reads nothing but the head, for now.
@@ -185,7 +185,7 @@ async fn s97_more_data_than_the_window_allows() {
     let (id, _send) = ids.recv().await.unwrap();
     // 64 MiB, far past the window of one stream: it is reset, and the rest is thrown away.
     for _ in 0..4_096 {
-        agent.wire.send(frame(DATA, 0, id, &[0; 16_384])).unwrap();
+        agent.send(frame(DATA, 0, id, &[0; 16_384])).await;
     }
     assert_eq!(field.caller().get("/c1/mine").await.text(), "/mine");
     let mut body = response.into_body();
@@ -205,11 +205,11 @@ async fn s97_more_data_than_the_window_allows() {
 async fn s98_every_answer_reaches_its_own_caller() {
     let field = Field::start().await;
     // Answers wait until many are there, and leave in an order of chance, in pieces of chance.
-    let (asked, waiting) = mpsc::unbounded_channel();
+    let (asked, waiting) = mpsc::channel(CALLS);
     let script = Script::new(&field.signer, move |request, respond| {
         // The hub has questions of its own.
         if request.uri().path().starts_with("/r") {
-            let _ = asked.send((request, respond));
+            asked.try_send((request, respond)).unwrap();
         } else {
             reply(respond, "{}");
         }
@@ -232,9 +232,7 @@ async fn s98_every_answer_reaches_its_own_caller() {
     shuffler.abort();
 }
 
-async fn shuffle(
-    mut waiting: mpsc::UnboundedReceiver<(Request<h2::RecvStream>, SendResponse<Bytes>)>,
-) {
+async fn shuffle(mut waiting: mpsc::Receiver<(Request<h2::RecvStream>, SendResponse<Bytes>)>) {
     use rand::seq::SliceRandom as _;
     loop {
         let mut batch = Vec::new();
