@@ -208,7 +208,13 @@ mod tests {
     }
 
     fn caller(user: &str) -> Arc<Identity> {
-        Arc::new(Identity { user: user.to_owned(), mode: Mode::Caller, expires: None })
+        Arc::new(Identity {
+            user: user.to_owned(),
+            mode: Mode::Caller,
+            account_uid: None,
+            bound: false,
+            expires: None,
+        })
     }
 
     fn admission() -> Admission {

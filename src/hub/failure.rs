@@ -49,6 +49,11 @@ pub(crate) enum Failure {
     /// Every tunnel is at its limit of streams.
     #[error("cluster {0} has as many requests in flight as its tunnels carry: try again")]
     Full(ClusterName),
+    /// More tokens hold streams than are supervised.
+    #[error(
+        "cluster {0} has live streams of as many different tokens as the hub supervises: try again"
+    )]
+    TooManyTokens(ClusterName),
     /// The tunnel broke under a request that must not be repeated by us.
     #[error("the tunnel to cluster {cluster} was lost while the request was under way: {reason}")]
     TunnelLost {
@@ -110,7 +115,7 @@ impl Failure {
         match self {
             Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
-            Self::Full(_) | Self::Head(_) | Self::TooMany(_) => Hop::Limit,
+            Self::Full(_) | Self::Head(_) | Self::TooMany(_) | Self::TooManyTokens(_) => Hop::Limit,
             Self::NoTunnel { .. } | Self::TunnelLost { .. } => Hop::Tunnel,
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
@@ -127,6 +132,7 @@ impl Failure {
             Self::Head(large) => Some(large.label()),
             Self::TooMany(refused) => Some(refused.limit.label()),
             Self::Full(_) => Some("tunnel-streams"),
+            Self::TooManyTokens(_) => Some("live-tokens"),
             _ => None,
         }
     }

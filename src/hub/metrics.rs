@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGaugeVec,
     /// Open streams that may live for ever, by `cluster` and `kind`.
     pub(crate) live_streams: IntGaugeVec,
-    /// Live streams that we ended, by `reason`.
+    /// Live streams that we ended, by `cluster` and `reason`.
     pub(crate) streams_ended: IntCounterVec,
     /// Live tunnels, by `cluster`.
     pub(crate) tunnels: IntGaugeVec,
@@ -97,7 +97,7 @@ impl Metrics {
             streams_ended: counter(
                 "streams_ended_total",
                 "Live streams that the hub ended, by reason",
-                &["reason"],
+                &["cluster", "reason"],
             )?,
             tunnels: gauge("tunnels", "Live tunnels", &["cluster"])?,
             tunnels_ended: counter("tunnels_ended_total", "Tunnels that ended", &["reason"])?,

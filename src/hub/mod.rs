@@ -7,6 +7,7 @@
 //! | who is calling | [`authn`] |
 //! | what crosses | `headers`, `verb` |
 //! | which tunnel, send, judge | `registry`, `forward` |
+//! | what ends it early | [`live`], `forward/ending` |
 //! | failure to response | `failure`, `forward/respond` |
 //! | end: metrics, access log | `record`, `metrics`, `access_log` |
 //!
@@ -26,6 +27,7 @@ mod forward;
 mod front;
 mod headers;
 pub mod limits;
+mod live;
 mod metrics;
 mod own_api;
 mod probe;
@@ -58,6 +60,7 @@ use forward::Forwarder;
 use front::Front;
 use front::gate::Gates;
 use front::listener::{SocketOptions, accept, bind};
+use live::LiveStreams;
 use metrics::Metrics;
 use record::Recorder;
 use registry::Registry;
@@ -76,6 +79,7 @@ pub struct Hub {
     workers: Workers,
     tls: ServingTls,
     registry: Registry,
+    live: LiveStreams,
     replicas: Replicas,
     metrics: Metrics,
     collected: prometheus::Registry,
@@ -111,7 +115,8 @@ impl Hub {
         let collected = prometheus::Registry::new();
         let metrics = Metrics::new(&collected)?;
         let tls = ServingTls::load(&config.state).await?;
-        let registry = Registry::new();
+        let live = LiveStreams::new(&collected)?;
+        let registry = Registry::new(live.clone());
         let replicas = Replicas::join(config.state.clone(), registry.clone()).await?;
         let authenticator = Authenticator::build(
             config.authn.clone(),
@@ -134,6 +139,7 @@ impl Hub {
             workers,
             tls,
             registry,
+            live,
             replicas,
             metrics,
             collected,
@@ -159,6 +165,7 @@ impl Hub {
             authenticator: self.authenticator.clone(),
             forwarder: Forwarder {
                 registry: self.registry.clone(),
+                live: self.live.clone(),
                 drain: clients.clone(),
                 head_timeout: self.config.head_timeout,
             },
@@ -192,6 +199,8 @@ impl Hub {
         // Owned here: dropping the set ends them.
         let mut background = JoinSet::new();
         background.spawn(self.authenticator.clone().run());
+        let spokes = Arc::new(Spokes { registry: self.registry.clone() });
+        background.spawn(self.live.clone().run(spokes));
         background.spawn(self.tls.clone().watch(self.config.state.clone()));
         background.spawn(probe::run(self.registry.clone(), self.metrics.clone()));
         background.spawn(self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()));

@@ -157,7 +157,8 @@ impl Record {
 
     /// The stream was ended by us.
     pub(crate) fn ended_by_hub(&mut self, reason: &'static str) {
-        self.recorder.metrics.streams_ended.with_label_values(&[reason]).inc();
+        let cluster = self.cluster.as_ref().map_or("", ClusterName::as_str);
+        self.recorder.metrics.streams_ended.with_label_values(&[cluster, reason]).inc();
         self.reason = reason.to_owned();
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::live::LiveStreams;
 use crate::fleet::{About, ClusterState, Fleet, Probe, TunnelState};
 use crate::name::ClusterName;
 use crate::pki::identity::AgentCertificate;
@@ -63,6 +64,7 @@ struct Shared {
     expected: ArcSwapOption<BTreeSet<ClusterName>>,
     settled: AtomicBool,
     ids: AtomicU64,
+    live: LiveStreams,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -75,8 +77,8 @@ struct Cluster {
 // === impl Registry ===
 
 impl Registry {
-    /// A registry that knows no cluster yet.
-    pub(crate) fn new() -> Self {
+    /// A registry that knows no cluster yet. `live` are the streams that end with a cluster.
+    pub(crate) fn new(live: LiveStreams) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clusters: ArcSwap::default(),
@@ -86,6 +88,7 @@ impl Registry {
                 expected: ArcSwapOption::empty(),
                 settled: AtomicBool::new(false),
                 ids: AtomicU64::new(1),
+                live,
             }),
         }
     }
@@ -198,9 +201,16 @@ impl Registry {
         let before = self.shared.clusters.load_full();
         for (name, cluster) in before.iter() {
             for tunnel in &cluster.tunnels {
+                // Before its tunnels: a watch that ends cleanly is resumed, one that is cut is not.
                 match enrolments.get(name) {
-                    None => tunnel.opener.close("removed"),
-                    Some(enrolment) if enrolment.revoked => tunnel.opener.close("revoked"),
+                    None => {
+                        self.shared.live.end_cluster(name, "cluster-removed");
+                        tunnel.opener.close("removed");
+                    }
+                    Some(enrolment) if enrolment.revoked => {
+                        self.shared.live.end_cluster(name, "cluster-revoked");
+                        tunnel.opener.close("revoked");
+                    }
                     Some(enrolment) if enrolment.key_sha256 != tunnel.certificate.key_sha256 => {
                         tunnel.opener.close("replaced");
                     }

@@ -4,18 +4,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 
 use super::authn::{SpokeApi, SpokeApiError};
 use super::forward::uri;
+use super::live::{Chunks, Spoke};
 use super::registry::Registry;
 use crate::name::ClusterName;
 use crate::tunnel::headers::{Fault, MODE, Mode};
-use crate::tunnel::opener::{Opener, StreamClass};
+use crate::tunnel::opener::{OpenedStream, Opener, StreamClass};
 
 /// [`SpokeApi`] over the registry's tunnels.
 #[derive(Clone, Debug)]
@@ -43,6 +45,39 @@ impl SpokeApi for Spokes {
     }
 }
 
+impl Spoke for Spokes {
+    fn watch<'a>(
+        &'a self,
+        cluster: &'a ClusterName,
+        path: &'a str,
+        accept: &'static str,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Chunks), SpokeApiError>> {
+        async move {
+            let picked = self.registry.pick(cluster, StreamClass::Long);
+            let (tunnel, permit) =
+                picked.map_err(|_| SpokeApiError("the cluster has no free tunnel".to_owned()))?;
+            let mut request = as_agent(Method::GET, path, ())?;
+            request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+            let head = async {
+                let OpenedStream { mut response, .. } =
+                    tunnel.opener.open(request, true, permit).await?;
+                response.receive().await
+            };
+            let answer = tokio::time::timeout(deadline, head)
+                .await
+                .map_err(|_| SpokeApiError("no answer in time".to_owned()))?;
+            let response = answer.map_err(|error| SpokeApiError(error.to_string()))?;
+            no_fault(response.headers())?;
+            let (head, body) = response.into_parts();
+            let chunks = body.into_data_stream();
+            let chunks = chunks.map_err(|error| SpokeApiError(error.to_string()));
+            Ok((head.status, chunks.boxed()))
+        }
+        .boxed()
+    }
+}
+
 /// One request under the agent's ServiceAccount over one tunnel.
 pub(crate) async fn ask(
     opener: &Opener,
@@ -52,18 +87,28 @@ pub(crate) async fn ask(
     limit: usize,
     deadline: Duration,
 ) -> Result<(StatusCode, Bytes), SpokeApiError> {
-    let target = PathAndQuery::try_from(path).map_err(|error| SpokeApiError(error.to_string()))?;
-    let mut request = Request::new(body.unwrap_or_default());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri(target);
+    let mut request = as_agent(method, path, body.unwrap_or_default())?;
     let headers = request.headers_mut();
-    headers.insert(MODE, Mode::Agent.into());
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let response = exchange(opener, request, limit, deadline).await?;
-    match Fault::from_headers(response.headers()) {
+    no_fault(response.headers())?;
+    Ok((response.status(), response.into_body()))
+}
+
+fn as_agent<B>(method: Method, path: &str, body: B) -> Result<Request<B>, SpokeApiError> {
+    let target = PathAndQuery::try_from(path).map_err(|error| SpokeApiError(error.to_string()))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri(target);
+    request.headers_mut().insert(MODE, Mode::Agent.into());
+    Ok(request)
+}
+
+fn no_fault(headers: &HeaderMap) -> Result<(), SpokeApiError> {
+    match Fault::from_headers(headers) {
         Some(fault) => Err(SpokeApiError(format!("the agent answered: {fault}"))),
-        None => Ok((response.status(), response.into_body())),
+        None => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use super::query::decode;
 use super::rbac::{self, Attributes};
 use super::response::MiniStatus;
 use super::store::{Key, Store};
-use super::tokens::Tokens;
+use super::tokens::{Kubernetes, Reference, Tokens};
 
 /// A user, as RBAC and reviews see one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,8 +65,8 @@ pub(super) fn authenticate(
     Ok(Some(identity))
 }
 
-/// Checks a token as TokenReview does: signature, time, audiences, and that its ServiceAccount
-/// still exists. Returns who it is and which of the wanted `audiences` it has.
+/// Checks a token as TokenReview does: signature, time, audiences, and that its ServiceAccount and
+/// what else it is bound to still exist. Never from a cache, as an API server would for ten seconds. Returns who it is and which of the wanted `audiences` it has.
 pub(super) fn review(
     store: &Store,
     tokens: &Tokens,
@@ -79,17 +79,28 @@ pub(super) fn review(
     if common.is_empty() {
         return None;
     }
-    let namespace = claims.kubernetes.namespace;
-    let account = claims.kubernetes.serviceaccount;
-    let stored = store.get(&Key::new("", "serviceaccounts", &namespace, &account.name))?;
-    if object::uid(&stored) != account.uid {
+    let Kubernetes { namespace, serviceaccount: account, pod, secret, node } = claims.kubernetes;
+    let stands = |plural: &str, namespace: &str, object: &Reference| {
+        let stored = store.get(&Key::new("", plural, namespace, &object.name));
+        stored.is_some_and(|stored| object::uid(&stored) == object.uid)
+    };
+    let bound_to =
+        [("pods", &namespace[..], &pod), ("secrets", &namespace, &secret), ("nodes", "", &node)];
+    let all_stand = bound_to.into_iter().all(|(plural, namespace, object)| {
+        object.as_ref().is_none_or(|object| stands(plural, namespace, object))
+    });
+    if !stands("serviceaccounts", &namespace, &account) || !all_stand {
         return None;
     }
     let mut extra = Map::new();
-    extra.insert(
-        "authentication.kubernetes.io/credential-id".to_owned(),
-        json!([format!("JTI={}", claims.jti)]),
-    );
+    let mut attribute = |name: &str, value: String| {
+        extra.insert(format!("authentication.kubernetes.io/{name}"), json!([value]));
+    };
+    attribute("credential-id", format!("JTI={}", claims.jti));
+    if let Some(pod) = pod {
+        attribute("pod-name", pod.name);
+        attribute("pod-uid", pod.uid);
+    }
     let identity = Identity {
         username: format!("system:serviceaccount:{namespace}:{}", account.name),
         uid: account.uid,

@@ -53,7 +53,7 @@ pub use self::response::{Body, MiniStatus};
 use self::cluster::Cluster;
 use self::pods::PodRuntime;
 use self::store::Store;
-use self::tokens::Tokens;
+use self::tokens::{Kubernetes, Tokens};
 use crate::drain::Drain;
 
 /// How to run an in-memory Kubernetes API.
@@ -233,7 +233,8 @@ impl MiniApiHandle {
         lifetime: Duration,
     ) -> String {
         let account = self.cluster.account(namespace, service_account);
-        self.cluster.tokens.sign(namespace, account, audiences.to_vec(), lifetime).0
+        let subject = Kubernetes::of(namespace, account);
+        self.cluster.tokens.sign(subject, audiences.to_vec(), lifetime).0
     }
 
     /// The objects, to seed and to look at.

@@ -26,6 +26,7 @@ pub fn provision_agent(api: &MiniApi) -> String {
         {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"],
             "verbs": ["get"]},
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("", &["serviceaccounts"], &["list", "watch"]),
     ]);
     cluster_role(cluster, AGENT_ROLE, everywhere);
     bind_cluster(cluster, AGENT_ROLE, AGENT_ROLE, subject());

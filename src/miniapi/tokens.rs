@@ -41,6 +41,12 @@ pub(super) struct Claims {
 pub(super) struct Kubernetes {
     pub(super) namespace: String,
     pub(super) serviceaccount: Reference,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pod: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) node: Option<Reference>,
 }
 
 /// An object that a token is bound to.
@@ -48,6 +54,16 @@ pub(super) struct Kubernetes {
 pub(super) struct Reference {
     pub(super) name: String,
     pub(super) uid: String,
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    /// A token that ends with nothing but its account.
+    pub(super) fn of(namespace: &str, account: Reference) -> Self {
+        let namespace = namespace.to_owned();
+        Self { namespace, serviceaccount: account, pod: None, secret: None, node: None }
+    }
 }
 
 /// Signs first with the first; the others are still trusted and published.
@@ -103,8 +119,7 @@ impl Tokens {
     /// Signs a token for a ServiceAccount; returns it with its last second.
     pub(super) fn sign(
         &self,
-        namespace: &str,
-        account: Reference,
+        subject: Kubernetes,
         audiences: Vec<String>,
         lifetime: Duration,
     ) -> (String, u64) {
@@ -116,8 +131,11 @@ impl Tokens {
             iss: self.issuer.clone(),
             jti: Uuid::new_v4().to_string(),
             nbf: now,
-            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
-            kubernetes: Kubernetes { namespace: namespace.to_owned(), serviceaccount: account },
+            sub: format!(
+                "system:serviceaccount:{}:{}",
+                subject.namespace, subject.serviceaccount.name
+            ),
+            kubernetes: subject,
         };
         let keys = self.lock();
         let key = &keys.own[0];
@@ -244,7 +262,7 @@ mod tests {
 
     fn sign(tokens: &Tokens, lifetime: u64) -> String {
         let account = Reference { name: "a".to_owned(), uid: "u".to_owned() };
-        tokens.sign("ns", account, Vec::new(), Duration::from_secs(lifetime)).0
+        tokens.sign(Kubernetes::of("ns", account), Vec::new(), Duration::from_secs(lifetime)).0
     }
 
     fn open(issuer: &str, directory: Option<&Path>) -> Tokens {

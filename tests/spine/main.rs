@@ -4,6 +4,7 @@
 
 mod drains;
 mod limits;
+mod live;
 mod observed;
 mod outages;
 mod refusals;

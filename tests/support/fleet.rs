@@ -291,6 +291,34 @@ impl Drop for RunningHub {
     }
 }
 
+// === impl RunningAgent ===
+
+impl RunningAgent {
+    /// Starts the agent of the cluster `name`, which has joined in `directory` and finds its
+    /// kubeconfig there.
+    pub(crate) fn start(name: &str, directory: &Path, hub: SocketAddr) -> Self {
+        let drain = Drain::new();
+        let config = AgentConfig {
+            hub: vec![format!("localhost:{}", hub.port())],
+            directory: directory.to_owned(),
+            kubeconfig: Some(directory.join("kubeconfig")),
+            tunnels: 2,
+            audiences: Vec::new(),
+            issuers: Vec::new(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let running = drain.clone();
+        let part = Part::start(&format!("agent-{name}"), move || async move {
+            let agent = Agent::build(config).await.unwrap();
+            agent.run(running).await.unwrap();
+            // Its streams may go on after it; who stopped it ends them.
+            std::future::pending().await
+        });
+        Self { drain, part }
+    }
+}
+
 // === impl Spoke ===
 
 impl Spoke {
@@ -301,25 +329,7 @@ impl Spoke {
 
     /// Starts an agent with the same credentials beside the others.
     pub(crate) fn agent_beside(&self, hub: SocketAddr) -> RunningAgent {
-        let drain = Drain::new();
-        let config = AgentConfig {
-            hub: vec![format!("localhost:{}", hub.port())],
-            directory: self.directory.clone(),
-            kubeconfig: Some(self.directory.join("kubeconfig")),
-            tunnels: 2,
-            audiences: Vec::new(),
-            issuers: Vec::new(),
-            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-            drain_timeout: Duration::from_secs(1),
-        };
-        let running = drain.clone();
-        let part = Part::start(&format!("agent-{}", self.name), move || async move {
-            let agent = Agent::build(config).await.unwrap();
-            agent.run(running).await.unwrap();
-            // Its streams may go on after it; who stopped it ends them.
-            std::future::pending().await
-        });
-        RunningAgent { drain, part }
+        RunningAgent::start(&self.name, &self.directory, hub)
     }
 
     /// Hands the agent out.

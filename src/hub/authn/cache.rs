@@ -124,7 +124,13 @@ mod tests {
 
     fn identity(expires: SystemTime) -> Answer {
         let user = "system:serviceaccount:a:b".to_owned();
-        Ok(Arc::new(Identity { user, mode: Mode::Caller, expires: Some(expires) }))
+        Ok(Arc::new(Identity {
+            user,
+            mode: Mode::Caller,
+            account_uid: None,
+            bound: false,
+            expires: Some(expires),
+        }))
     }
 
     #[tokio::test(start_paused = true)]

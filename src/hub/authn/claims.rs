@@ -25,6 +25,10 @@ pub(super) struct Accepted<'a> {
 pub(super) struct Subject {
     /// `system:serviceaccount:NAMESPACE:NAME`.
     pub(super) user: String,
+    /// uid of the ServiceAccount, where the token says it (legacy ones do not).
+    pub(super) account_uid: Option<String>,
+    /// Whether the token also ends with a Pod, a Node or a Secret.
+    pub(super) bound: bool,
     /// The first moment at which this token is refused: `exp` and [`LEEWAY`]. None for legacy tokens.
     pub(super) expires: Option<SystemTime>,
 }
@@ -56,7 +60,9 @@ pub(super) fn check(
     if config.managed_only.as_deref().is_some_and(|managed| managed != namespace) {
         return Err(AuthnError::Explained(Explanation::NotManaged));
     }
-    Ok(Subject { user: claims.sub, expires })
+    let bound = claims.bound.as_ref().is_none_or(Bound::is_to_more);
+    let account_uid = claims.bound.map(|bound| bound.serviceaccount.uid);
+    Ok(Subject { user: claims.sub, account_uid, bound, expires })
 }
 
 /// Whether a token was made for `audience` alone, for `user`: the proof of a key.
@@ -167,6 +173,11 @@ impl Bound {
             && self.serviceaccount.name == name
             && self.serviceaccount.is_whole()
             && bound_to.into_iter().flatten().all(Reference::is_whole)
+    }
+
+    /// Whether it ends with something else than its ServiceAccount.
+    fn is_to_more(&self) -> bool {
+        self.pod.is_some() || self.node.is_some() || self.secret.is_some()
     }
 }
 

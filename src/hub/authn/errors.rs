@@ -61,6 +61,8 @@ pub enum Refusal {
     Audience,
     /// Past its end.
     Expired,
+    /// The API server stopped to accept it while its request was under way.
+    Revoked,
     /// Before its beginning.
     NotYetValid,
     /// Not a ServiceAccount, or not the one that its own claims name.
@@ -112,6 +114,7 @@ impl Refusal {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotYetValid => "not-yet-valid",
             Self::Subject => "subject",
         }

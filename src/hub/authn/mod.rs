@@ -62,6 +62,10 @@ pub struct Identity {
     pub user: String,
     /// How the request stands before the spoke's API server.
     pub mode: Mode,
+    /// uid of the ServiceAccount, where the token says it.
+    pub account_uid: Option<String>,
+    /// Whether the token also ends with a Pod, a Node or a Secret that it is bound to.
+    pub bound: bool,
     /// The first moment at which the token is refused (its `exp` and the leeway of one minute);
     /// live streams end with it. None for legacy tokens.
     pub expires: Option<SystemTime>,
@@ -234,7 +238,13 @@ impl Authenticator {
         }
         let accepted = Accepted { issuers: &snapshot.issuers, audiences: &snapshot.audiences };
         let subject = claims::check(&token.payload, accepted, config, now)?;
-        Ok(Arc::new(Identity { user: subject.user, mode: Mode::Caller, expires: subject.expires }))
+        Ok(Arc::new(Identity {
+            user: subject.user,
+            mode: Mode::Caller,
+            account_uid: subject.account_uid,
+            bound: subject.bound,
+            expires: subject.expires,
+        }))
     }
 
     fn generation(&self, set: Option<&Arc<KeySet>>) -> Generation {

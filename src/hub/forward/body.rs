@@ -4,16 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 
-use crate::drain::Drain;
+use super::ending::{End, EndReason};
 use crate::hub::failure::Hop;
 use crate::hub::record::Record;
 use crate::hub::verb::Span;
@@ -32,11 +29,8 @@ enum Source {
     /// From the tunnel.
     Tunnel(ReceiveBody),
     /// From the tunnel, and may outlive the caller's right to it.
-    Live { body: ReceiveBody, span: Span, end: BoxFuture<'static, EndReason> },
+    Live { body: ReceiveBody, span: Span, end: End },
 }
-
-/// Why the hub ends a stream that could go on: the metric label, and the log's reason.
-pub(crate) type EndReason = &'static str;
 
 /// A response body broke off. The connection (HTTP/1.1) or the stream (HTTP/2) is cut, so that what
 /// arrived cannot look complete.
@@ -64,7 +58,7 @@ impl ResponseBody {
     }
 
     /// A body from the tunnel that ends when `end` is ready: a watch cleanly, anything else not.
-    pub(crate) fn live(body: ReceiveBody, span: Span, end: BoxFuture<'static, EndReason>) -> Self {
+    pub(super) fn live(body: ReceiveBody, span: Span, end: End) -> Self {
         Self { source: Source::Live { body, span, end }, record: None }
     }
 
@@ -131,47 +125,6 @@ impl Body for ResponseBody {
         }
     }
 }
-
-/// Ready when a live stream must end: its token expired, or the hub stops waiting for it. A watch
-/// is not waited for at all: its client resumes at another hub, or through another agent when the
-/// one behind it is `leaving`.
-pub(crate) fn end_of_stream(
-    span: Span,
-    expires: Option<SystemTime>,
-    drain: &Drain,
-    leaving: &CancellationToken,
-) -> BoxFuture<'static, EndReason> {
-    let (drain, leaving) = (drain.clone(), leaving.clone());
-    // Wall clock to timer once; a clock that is set back later does not extend the stream.
-    let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    Box::pin(async move {
-        let expiry = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
-        let moved = async {
-            if span != Span::Watch {
-                return std::future::pending().await;
-            }
-            let reason = tokio::select! {
-                () = drain.stopping() => "hub-drained",
-                () = leaving.cancelled() => "agent-drained",
-            };
-            tokio::time::sleep(rand::random_range(Duration::ZERO..WATCHES_END)).await;
-            reason
-        };
-        tokio::select! {
-            () = expiry => "token-expired",
-            reason = moved => reason,
-            () = drain.cut() => "hub-drained",
-        }
-    })
-}
-
-/// Watches of a hub or agent that stops end over this time, so that their clients do not list all at once.
-const WATCHES_END: Duration = Duration::from_secs(5);
 
 /// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled
 /// headers hide, and no API server reads them.

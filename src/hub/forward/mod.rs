@@ -3,6 +3,7 @@
 //! Wiring and policy only; bytes move in [`stream`] and [`upgrade`].
 
 pub(crate) mod body;
+pub(crate) mod ending;
 pub(crate) mod respond;
 mod stream;
 mod upgrade;
@@ -16,9 +17,10 @@ use hyper::body::Incoming;
 
 use super::authn::Identity;
 use super::failure::Failure;
+use super::live::LiveStreams;
 use super::record::Record;
 use super::registry::{PickError, Registry, Tunnel};
-use super::verb::RequestKind;
+use super::verb::{RequestKind, Span};
 use crate::drain::Drain;
 use crate::name::ClusterName;
 use crate::tunnel::headers::{self, Fault};
@@ -31,6 +33,7 @@ pub(crate) use upgrade::{WantedUpgrade, wanted};
 #[derive(Clone)]
 pub(crate) struct Forwarder {
     pub(crate) registry: Registry,
+    pub(crate) live: LiveStreams,
     /// Ends streams, and owns what goes on after a response head.
     pub(crate) drain: Drain,
     /// How long an API server may think, counted from the end of the request's body.
@@ -60,9 +63,11 @@ impl Forwarder {
         body: Incoming,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        let short = order.kind.span == Span::Short && upgrade.is_none();
+        let live = if short { None } else { self.enter(&order)? };
         match upgrade {
-            Some(upgrade) => upgrade::forward(self, order, upgrade, record).await,
-            None => stream::forward(self, order, body, record).await,
+            Some(upgrade) => upgrade::forward(self, order, upgrade, live, record).await,
+            None => stream::forward(self, order, body, live, record).await,
         }
     }
 

@@ -65,7 +65,7 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Head(_) => {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "RequestHeaderFieldsTooLarge")
         }
-        Failure::Full(_) | Failure::TooMany(_) => {
+        Failure::Full(_) | Failure::TooMany(_) | Failure::TooManyTokens(_) => {
             (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")
         }
         Failure::TunnelLost { .. } | Failure::Reset { .. } | Failure::Fault { .. } => {
@@ -78,7 +78,13 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
 /// Only where nothing of the request was written and a second later is likely to be better: a dead
 /// cluster must fail fast, not ten seconds late.
 fn retry_helps(failure: &Failure) -> bool {
-    matches!(failure, Failure::NoTunnel { soon: true, .. } | Failure::Full(_) | Failure::TooMany(_))
+    matches!(
+        failure,
+        Failure::NoTunnel { soon: true, .. }
+            | Failure::Full(_)
+            | Failure::TooMany(_)
+            | Failure::TooManyTokens(_)
+    )
 }
 
 /// Says which hop failed, then what happened. The common 401 says nothing more than its name:
@@ -133,6 +139,7 @@ mod tests {
             (Failure::Route(RouteError::Method(http::Method::TRACE)), 405),
             (Failure::Authn(AuthnError::Unavailable("x".into())), 503),
             (Failure::Full(cluster()), 429),
+            (Failure::TooManyTokens(cluster()), 429),
             (fault(Fault::Unreachable), 502),
             (fault(Fault::AgentRefused), 502),
             (lost, 502),

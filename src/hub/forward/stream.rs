@@ -1,15 +1,18 @@
 //! Ordinary requests, watches and followed logs: bodies passed through frame by frame.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use http::Response;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::sleep;
 
-use super::body::{RequestBody, ResponseBody, end_of_stream};
+use super::body::{RequestBody, ResponseBody};
+use super::ending::{refusal, right_lost};
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
 use crate::hub::failure::Failure;
 use crate::hub::headers;
+use crate::hub::live::LiveStream;
 use crate::hub::record::Record;
 use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
@@ -21,21 +24,41 @@ pub(super) async fn forward(
     forwarder: &Forwarder,
     order: Order,
     body: Incoming,
+    live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let received = record.as_ref().map(|record| std::sync::Arc::clone(&record.received));
-    let mut body =
+    let received = record.as_ref().map(|record| Arc::clone(&record.received));
+    let body =
         (!body.is_end_stream()).then(|| RequestBody::new(body, received.unwrap_or_default()));
+    let (response, tunnel) = match &live {
+        // An upload, or a wait for the head, may take as long as any stream.
+        Some(live) => tokio::select! {
+            biased;
+            reason = right_lost(order.identity.expires, Some(live)) => return Err(refusal(reason)),
+            sent = send(forwarder, &order, body) => sent?,
+        },
+        None => send(forwarder, &order, body).await?,
+    };
+    check_fault(&response, &order.cluster)?;
+    Ok(answer(forwarder, &order, &tunnel, response, live, record))
+}
+
+/// Sends the request until it got a response or must not be repeated.
+async fn send(
+    forwarder: &Forwarder,
+    order: &Order,
+    mut body: Option<RequestBody>,
+) -> Result<(Response<ReceiveBody>, Arc<Tunnel>), Failure> {
     let bodiless = body.is_none();
     let mut attempt = 1;
-    let (response, tunnel) = loop {
+    loop {
         let (tunnel, permit) = forwarder.pick(&order.cluster, order.class())?;
         let sent = match tunnel.opener.open(order.head(), bodiless, permit).await {
-            Ok(stream) => exchange(forwarder, &order, stream, &mut body).await,
+            Ok(stream) => exchange(forwarder, order, stream, &mut body).await,
             Err(error) => Err(Lost::Stream(error)),
         };
         match sent {
-            Ok(response) => break (response, tunnel),
+            Ok(response) => return Ok((response, tunnel)),
             Err(Lost::Other(failure)) => return Err(failure),
             Err(Lost::Stream(error)) => {
                 // A body that was polled is gone: `exchange` puts back only what nobody has read.
@@ -58,9 +81,7 @@ pub(super) async fn forward(
                 attempt += 1;
             }
         }
-    };
-    check_fault(&response, &order.cluster)?;
-    Ok(answer(forwarder, &order, &tunnel, response, record))
+    }
 }
 
 /// Why one attempt brought no response.
@@ -132,6 +153,7 @@ pub(super) fn answer(
     order: &Order,
     tunnel: &Tunnel,
     response: Response<ReceiveBody>,
+    live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
@@ -140,12 +162,18 @@ pub(super) fn answer(
         record.answered(head.status, order.kind);
     }
     let body = match order.kind.span {
-        Span::Short => ResponseBody::tunnel(body),
+        Span::Short if body.size_hint().exact().is_some_and(|bytes| bytes <= SMALL) => {
+            ResponseBody::tunnel(body)
+        }
+        Span::Short => ResponseBody::live(body, Span::Short, forwarder.end_of_short(order)),
         span => {
-            let end =
-                end_of_stream(span, order.identity.expires, &forwarder.drain, &tunnel.leaving);
+            let end = forwarder.end_of_long(order, span, live, &tunnel.leaving);
             ResponseBody::live(body, span, end)
         }
     };
     Response::from_parts(head, body)
 }
+
+/// An answer that is so small and says so is out before anybody could take a right away: no timer
+/// is spent on it.
+const SMALL: u64 = 64 * 1024;

@@ -6,17 +6,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::body::{EndReason, ResponseBody, end_of_stream};
+use super::body::ResponseBody;
+use super::ending::{End, refusal, right_lost};
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure, stream};
 use crate::hub::failure::{Failure, Hop};
 use crate::hub::headers;
+use crate::hub::live::LiveStream;
 use crate::hub::record::Record;
 use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
@@ -53,9 +54,14 @@ pub(super) async fn forward(
     forwarder: &Forwarder,
     order: Order,
     upgrade: WantedUpgrade,
+    live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let (response, send, tunnel) = open(forwarder, &order, upgrade.protocol).await?;
+    let (response, send, tunnel) = tokio::select! {
+        biased;
+        reason = right_lost(order.identity.expires, live.as_ref()) => return Err(refusal(reason)),
+        opened = open(forwarder, &order, upgrade.protocol) => opened?,
+    };
     check_fault(&response, &order.cluster)?;
     let (mut head, body) = match connect::decode_response(response, upgrade.protocol) {
         Ok(Answer::Switched(response)) => response.into_parts(),
@@ -64,7 +70,7 @@ pub(super) async fn forward(
             // body says so too.
             let _ = send.finish(None);
             // An API server may ignore the wish and answer with a watch, which ends as any other.
-            return Ok(stream::answer(forwarder, &order, &tunnel, response, record));
+            return Ok(stream::answer(forwarder, &order, &tunnel, response, live, record));
         }
         Err(_) => {
             let fault = Fault::BadAnswer;
@@ -80,8 +86,7 @@ pub(super) async fn forward(
         let mut kind = order.kind;
         kind.span = Span::Interactive;
         record.answered(StatusCode::SWITCHING_PROTOCOLS, kind);
-        let end =
-            end_of_stream(kind.span, order.identity.expires, &forwarder.drain, &tunnel.leaving);
+        let end = forwarder.end_of_long(&order, kind.span, live, &tunnel.leaving);
         let session = run(upgrade.client, send, body, end, record);
         forwarder.drain.spawn(session);
     }
@@ -125,7 +130,7 @@ async fn run(
     client: OnUpgrade,
     send: SendHalf,
     receive: ReceiveBody,
-    end: BoxFuture<'static, EndReason>,
+    end: End,
     mut record: Box<Record>,
 ) {
     let upgraded = match client.await {
@@ -134,6 +139,7 @@ async fn run(
         Err(error) => return record.ended(Hop::Client, error.to_string()),
     };
     tokio::select! {
+        biased;
         reason = end => record.ended_by_hub(reason),
         spliced = pump::splice(upgraded, send, receive) => {
             record.received.store(spliced.sent, Ordering::Relaxed);

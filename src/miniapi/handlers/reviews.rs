@@ -14,6 +14,8 @@ use crate::miniapi::auth::{self, Identity};
 use crate::miniapi::object::{self, text};
 use crate::miniapi::rbac::{self, Attributes};
 use crate::miniapi::response::{MiniStatus, json_response};
+use crate::miniapi::store::Key;
+use crate::miniapi::tokens::{Kubernetes, Reference};
 
 /// Answers a review.
 pub(super) async fn create(call: &Call<'_>, aim: &Aim, request: Request<Incoming>) -> Answer {
@@ -80,9 +82,12 @@ pub(super) async fn token(call: &Call<'_>, aim: &Aim, request: Request<Incoming>
     }
     spec["audiences"] = json!(audiences);
     spec["expirationSeconds"] = seconds.into();
-    let account = call.cluster.account(namespace, name);
+    let mut subject = Kubernetes::of(namespace, call.cluster.account(namespace, name));
+    if spec["boundObjectRef"].is_object() {
+        bind(call, &mut subject, &spec["boundObjectRef"])?;
+    }
     let lifetime = Duration::from_secs(seconds);
-    let (token, expires) = call.cluster.tokens.sign(namespace, account, audiences, lifetime);
+    let (token, expires) = call.cluster.tokens.sign(subject, audiences, lifetime);
     let expires = i64::try_from(expires).ok();
     let expires = expires.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     let expires = expires.and_then(|time| time.format(&Rfc3339).ok());
@@ -92,6 +97,37 @@ pub(super) async fn token(call: &Call<'_>, aim: &Aim, request: Request<Incoming>
         json!({"name": name, "namespace": namespace, "creationTimestamp": object::now()});
     answer["status"] = json!({"token": token, "expirationTimestamp": expires});
     Ok(json_response(StatusCode::CREATED, &answer))
+}
+
+/// Binds a token to the object that a TokenRequest names, which must exist.
+fn bind(call: &Call<'_>, subject: &mut Kubernetes, wanted: &Value) -> Result<(), MiniStatus> {
+    let (kind, name) = (text(wanted, "/kind"), text(wanted, "/name").to_owned());
+    let (plural, namespace, slot) = match kind {
+        "Pod" => ("pods", subject.namespace.as_str(), &mut subject.pod),
+        "Secret" => ("secrets", subject.namespace.as_str(), &mut subject.secret),
+        "Node" => ("nodes", "", &mut subject.node),
+        _ => {
+            let message = format!("cannot bind token to object of type {kind:?}");
+            return Err(MiniStatus::bad_request(message));
+        }
+    };
+    let key = Key::new("", plural, namespace, &name);
+    let found = call.cluster.store.get(&key);
+    let found = found.ok_or_else(|| MiniStatus::not_found(&key.label(), &name))?;
+    let (uid, own) = (object::uid(&found).to_owned(), &subject.serviceaccount.name);
+    if kind == "Pod" && text(&found, "/spec/serviceAccountName") != own {
+        let message = format!(
+            "cannot bind token for serviceaccount {own:?} to pod of another serviceaccount"
+        );
+        return Err(MiniStatus::bad_request(message));
+    }
+    let asked = text(wanted, "/uid");
+    if !asked.is_empty() && asked != uid {
+        let message = format!("the uid in the bound object reference is not that of {name:?}");
+        return Err(MiniStatus::bad_request(message));
+    }
+    *slot = Some(Reference { name, uid });
+    Ok(())
 }
 
 fn token_status(call: &Call<'_>, spec: &Value) -> Value {

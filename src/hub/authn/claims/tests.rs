@@ -59,6 +59,21 @@ fn a_bound_token_is_its_service_account() {
     let subject = outcome(&good()).unwrap();
     assert_eq!(subject.user, "system:serviceaccount:apps:reader");
     assert_eq!(subject.expires, Some(at(NOW + 661)));
+    assert_eq!(subject.account_uid.as_deref(), Some("u"));
+    assert!(subject.bound, "it names a Pod and a Node");
+    let unbound = with(|claims| {
+        let bound = claims["kubernetes.io"].as_object_mut().unwrap();
+        bound.remove("pod");
+        bound.remove("node");
+    });
+    assert!(!outcome(&unbound).unwrap().bound);
+    let secret = json!({"name": "s", "uid": "w"});
+    let to_secret = with(|claims| {
+        let bound = claims["kubernetes.io"].as_object_mut().unwrap();
+        bound.retain(|name, _| name == "namespace" || name == "serviceaccount");
+        bound.insert("secret".to_owned(), secret);
+    });
+    assert!(outcome(&to_secret).unwrap().bound);
     assert!(
         outcome(&with(|claims| claims["aud"] = json!("https://kubernetes.default.svc"))).is_ok()
     );

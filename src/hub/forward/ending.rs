@@ -1,0 +1,219 @@
+//! When the caller's right to a stream ends, or the hub's patience.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use http::header::{self, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use super::{Forwarder, Order};
+use crate::hub::authn::Refusal;
+use crate::hub::failure::Failure;
+use crate::hub::live::{LiveStream, TooManyTokens};
+use crate::hub::verb::Span;
+use crate::tunnel::headers::Mode;
+
+/// Why the hub ends a stream that could go on: the metric label, and the log's reason.
+pub(crate) type EndReason = &'static str;
+
+/// Ready when a stream must end.
+pub(super) type End = BoxFuture<'static, EndReason>;
+
+impl Forwarder {
+    /// Counts a stream under its token, so that it ends with it.
+    pub(super) fn enter(&self, order: &Order) -> Result<Option<LiveStream>, Failure> {
+        let authorization = spoke_token(order);
+        let entered = authorization
+            .map(|token| self.live.enter(&order.cluster, &order.identity, token))
+            .transpose();
+        entered.map_err(|TooManyTokens| Failure::TooManyTokens(order.cluster.clone()))
+    }
+
+    /// The end of a stream that may be open for ever. A watch of a hub that stops is not waited for
+    /// at all: its client resumes at another hub, or through another agent when the one behind it
+    /// is `leaving`.
+    pub(super) fn end_of_long(
+        &self,
+        order: &Order,
+        span: Span,
+        live: Option<LiveStream>,
+        leaving: &CancellationToken,
+    ) -> End {
+        let (drain, leaving, expires) =
+            (self.drain.clone(), leaving.clone(), order.identity.expires);
+        Box::pin(async move {
+            let moved = async {
+                if span != Span::Watch {
+                    return std::future::pending().await;
+                }
+                let reason = tokio::select! {
+                    () = drain.stopping() => DRAINED,
+                    () = leaving.cancelled() => "agent-drained",
+                };
+                tokio::time::sleep(rand::random_range(Duration::ZERO..WATCHES_END)).await;
+                reason
+            };
+            tokio::select! {
+                biased;
+                reason = right_lost(expires, live.as_ref()) => reason,
+                reason = moved => reason,
+                () = drain.cut() => DRAINED,
+            }
+        })
+    }
+
+    /// The end of an answer that should be short. One that goes on for long is counted as any live
+    /// stream; what is over sooner costs nobody a look at its token.
+    pub(super) fn end_of_short(&self, order: &Order) -> End {
+        let (live, drain) = (self.live.clone(), self.drain.clone());
+        let (cluster, identity) = (order.cluster.clone(), Arc::clone(&order.identity));
+        let token = spoke_token(order).cloned();
+        Box::pin(async move {
+            let late = async {
+                tokio::time::sleep(NOT_SHORT).await;
+                let Some(token) = token else { return std::future::pending().await };
+                match live.enter(&cluster, &identity, &token) {
+                    Ok(stream) => stream.ended().await,
+                    // What cannot be ended in time must not go on.
+                    Err(TooManyTokens) => "too-many-tokens",
+                }
+            };
+            tokio::select! {
+                biased;
+                reason = late => reason,
+                reason = right_lost(identity.expires, None) => reason,
+                () = drain.cut() => DRAINED,
+            }
+        })
+    }
+}
+
+/// The token of a request that stands before the spoke's API server as its caller. Nobody else's
+/// can be asked about there.
+fn spoke_token(order: &Order) -> Option<&HeaderValue> {
+    let token = order.headers.get(header::AUTHORIZATION);
+    token.filter(|_| order.identity.mode == Mode::Caller)
+}
+
+/// Ready when the caller's token is not good any more.
+pub(super) async fn right_lost(
+    expires: Option<SystemTime>,
+    live: Option<&LiveStream>,
+) -> EndReason {
+    // Wall clock to timer once; a clock that is set back later does not extend the stream.
+    let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+    let expiry = async {
+        match left {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = async {
+        match live {
+            Some(live) => live.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        reason = ended => reason,
+        () = expiry => EXPIRED,
+    }
+}
+
+/// What a caller is told whose right ended before there was an answer.
+pub(super) fn refusal(reason: EndReason) -> Failure {
+    let refusal = if reason == EXPIRED { Refusal::Expired } else { Refusal::Revoked };
+    Failure::Authn(refusal.into())
+}
+
+const EXPIRED: EndReason = "token-expired";
+
+const DRAINED: EndReason = "hub-drained";
+
+/// Watches of a hub or agent that stops end over this time, so that their clients do not list all at once.
+const WATCHES_END: Duration = Duration::from_secs(5);
+
+/// As long as an API server itself remembers a token: an answer that takes longer than this is a
+/// live stream, whatever it was meant to be.
+const NOT_SHORT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use http::uri::PathAndQuery;
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::hub::authn::Identity;
+    use crate::hub::live::LiveStreams;
+    use crate::hub::registry::Registry;
+    use crate::hub::verb::RequestKind;
+    use crate::name::ClusterName;
+
+    fn forwarder() -> Forwarder {
+        let live = LiveStreams::new(&prometheus::Registry::new()).unwrap();
+        let registry = Registry::new(live.clone());
+        Forwarder { registry, live, drain: Drain::new(), head_timeout: Duration::from_secs(5) }
+    }
+
+    fn order(mode: Mode, life: Option<Duration>) -> Order {
+        let target = PathAndQuery::from_static("/api/v1/pods");
+        let token = HeaderValue::from_static("Bearer token");
+        Order {
+            cluster: cluster(),
+            identity: Arc::new(Identity {
+                user: "system:serviceaccount:apps:a".to_owned(),
+                mode,
+                account_uid: None,
+                bound: false,
+                expires: life.map(|life| SystemTime::now() + life),
+            }),
+            kind: RequestKind::of(&Method::GET, &target),
+            method: Method::GET,
+            target,
+            headers: HeaderMap::from_iter([(header::AUTHORIZATION, token)]),
+        }
+    }
+
+    fn cluster() -> ClusterName {
+        ClusterName::parse("c1").unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_answer_becomes_a_live_stream_when_it_is_not_short() {
+        let forwarder = forwarder();
+        let mut end = forwarder.end_of_short(&order(Mode::Caller, None));
+        assert!((&mut end).now_or_never().is_none());
+        forwarder.live.end_cluster(&cluster(), "cluster-revoked");
+        tokio::select! {
+            _ = &mut end => panic!("it was nobody's yet"),
+            () = tokio::time::sleep(NOT_SHORT + Duration::from_secs(1)) => {}
+        }
+        forwarder.live.end_cluster(&cluster(), "cluster-revoked");
+        assert_eq!(end.await, "cluster-revoked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_ends_with_its_token() {
+        let (forwarder, stays) = (forwarder(), CancellationToken::new());
+        for life in [Duration::from_secs(5), Duration::from_secs(60)] {
+            let order = order(Mode::Caller, Some(life));
+            let live = forwarder.enter(&order).unwrap();
+            assert_eq!(forwarder.end_of_short(&order).await, EXPIRED);
+            assert_eq!(forwarder.end_of_long(&order, Span::Follow, live, &stays).await, EXPIRED);
+        }
+        assert!(matches!(refusal(EXPIRED), Failure::Authn(error) if error.reason() == "expired"));
+        let revoked = refusal("cluster-removed");
+        assert!(matches!(revoked, Failure::Authn(error) if error.reason() == "revoked"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_spokes_own_token_is_counted_there() {
+        let forwarder = forwarder();
+        assert!(forwarder.enter(&order(Mode::Caller, None)).unwrap().is_some());
+        assert!(forwarder.enter(&order(Mode::Impersonate, None)).unwrap().is_none());
+    }
+}

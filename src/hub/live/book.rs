@@ -1,0 +1,231 @@
+//! The live tokens of one cluster: how many streams each has, and which is due for a review. No
+//! I/O; time and chance are arguments.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::schedule::{Schedule, Verdict};
+use crate::hub::authn::Identity;
+use crate::hub::forward::ending::EndReason;
+
+/// Names a token without holding it: an HMAC under a secret of this process.
+pub(super) type Key = [u8; 32];
+
+/// A bearer token, wiped when its last stream and review are gone.
+pub(super) type Secret = Arc<Zeroizing<String>>;
+
+/// Tells the streams of one token that they end.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    token: CancellationToken,
+    reason: OnceLock<EndReason>,
+}
+
+/// The live tokens of one cluster.
+#[derive(Default)]
+pub(super) struct Book {
+    tokens: HashMap<Key, Entry>,
+    /// Tokens by the ServiceAccount's full name.
+    accounts: HashMap<String, HashSet<Key>>,
+    /// Tokens that no review is under way for, by when they are due.
+    queue: BTreeSet<(Instant, Key)>,
+    /// Somebody follows the cluster's ServiceAccounts and does the reviews.
+    pub(super) followed: bool,
+}
+
+/// One token.
+struct Entry {
+    secret: Secret,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    user: String,
+    /// Of the ServiceAccount; `None` where the token does not say.
+    uid: Option<String>,
+    ending: Arc<Ending>,
+    streams: usize,
+    schedule: Schedule,
+    reviewing: bool,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Ends the streams. The first reason given stays.
+    pub(super) fn end(&self, reason: EndReason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    /// Ready when they end.
+    pub(super) async fn ended(&self) -> EndReason {
+        self.token.cancelled().await;
+        // Invariant: the reason is set before the token is cancelled, and nobody else cancels it.
+        self.reason.get().copied().unwrap_or(REFUSED)
+    }
+}
+
+// === impl Book ===
+
+impl Book {
+    /// Counts a stream of a token; `None` when there are too many tokens already.
+    pub(super) fn enter(
+        &mut self,
+        key: Key,
+        identity: &Identity,
+        secret: &str,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Arc<Ending>> {
+        if let Some(entry) = self.tokens.get_mut(&key) {
+            entry.streams += 1;
+            return Some(Arc::clone(&entry.ending));
+        }
+        if self.tokens.len() >= MAX_TOKENS {
+            return None;
+        }
+        let entry = Entry {
+            secret: Arc::new(Zeroizing::new(secret.to_owned())),
+            user: identity.user.clone(),
+            uid: identity.account_uid.clone(),
+            ending: Arc::default(),
+            streams: 1,
+            schedule: Schedule::new(identity.bound, now, chance),
+            reviewing: false,
+        };
+        let ending = Arc::clone(&entry.ending);
+        self.accounts.entry(entry.user.clone()).or_default().insert(key);
+        self.queue.insert((entry.schedule.next(), key));
+        self.tokens.insert(key, entry);
+        Some(ending)
+    }
+
+    /// A stream is over. `ending` says of which entry: one that was ended and came back is another.
+    pub(super) fn leave(&mut self, key: &Key, ending: &Arc<Ending>) {
+        let Some(entry) = self.tokens.get_mut(key) else { return };
+        if !Arc::ptr_eq(&entry.ending, ending) {
+            return;
+        }
+        entry.streams -= 1;
+        if entry.streams == 0 {
+            self.remove(key);
+        }
+    }
+
+    /// Up to `most` tokens whose review is due; each is under way from now on.
+    pub(super) fn due(&mut self, now: Instant, most: usize) -> Vec<(Key, Secret)> {
+        let mut due = Vec::new();
+        while due.len() < most && self.queue.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.queue.pop_first() else { break };
+            if let Some(entry) = self.tokens.get_mut(&key) {
+                entry.reviewing = true;
+                due.push((key, Arc::clone(&entry.secret)));
+            }
+        }
+        due
+    }
+
+    /// When the next review is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.queue.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the answer to a review; returns how many streams it ended.
+    pub(super) fn judge(
+        &mut self,
+        key: &Key,
+        verdict: Verdict,
+        now: Instant,
+        chance: f64,
+    ) -> Option<usize> {
+        // Its streams may be gone by now, and others of the same token may have begun.
+        let entry = self.tokens.get_mut(key).filter(|entry| entry.reviewing)?;
+        entry.reviewing = false;
+        if entry.schedule.judge(verdict, now, chance) {
+            let streams = entry.streams;
+            entry.ending.end(REFUSED);
+            // Gone from the book at once: should the API server accept the token again, what
+            // begins then is judged afresh.
+            self.remove(key);
+            return Some(streams);
+        }
+        self.queue.insert((entry.schedule.next(), *key));
+        None
+    }
+
+    /// The ServiceAccount `user` is there with this uid, or not at all.
+    pub(super) fn account(&mut self, user: &str, uid: Option<&str>, now: Instant) {
+        let Some(keys) = self.accounts.get(user) else { return };
+        for key in keys {
+            let Some(entry) = self.tokens.get_mut(key) else { continue };
+            let same = match (uid, entry.uid.as_deref()) {
+                (Some(uid), Some(own)) => uid == own,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if !same {
+                requeue(&mut self.queue, key, entry, |schedule| schedule.doubt(now));
+            }
+        }
+    }
+
+    /// Changes of ServiceAccounts may have been missed up to now.
+    pub(super) fn missed(&mut self, now: Instant, mut chance: impl FnMut() -> f64) {
+        for (key, entry) in &mut self.tokens {
+            requeue(&mut self.queue, key, entry, |schedule| schedule.missed(now, chance()));
+        }
+    }
+
+    /// Ends every stream; returns how many.
+    pub(super) fn end_all(&mut self, reason: EndReason) -> usize {
+        let mut streams = 0;
+        for entry in std::mem::take(&mut self.tokens).into_values() {
+            streams += entry.streams;
+            entry.ending.end(reason);
+        }
+        self.accounts.clear();
+        self.queue.clear();
+        streams
+    }
+
+    /// Distinct live tokens.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.tokens.remove(key) else { return };
+        self.queue.remove(&(entry.schedule.next(), *key));
+        if let Some(keys) = self.accounts.get_mut(&entry.user) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.accounts.remove(&entry.user);
+            }
+        }
+    }
+}
+
+fn requeue(
+    queue: &mut BTreeSet<(Instant, Key)>,
+    key: &Key,
+    entry: &mut Entry,
+    change: impl FnOnce(&mut Schedule),
+) {
+    queue.remove(&(entry.schedule.next(), *key));
+    change(&mut entry.schedule);
+    if !entry.reviewing {
+        queue.insert((entry.schedule.next(), *key));
+    }
+}
+
+/// The reason of streams whose token the API server does not accept any more.
+const REFUSED: EndReason = "token-refused";
+
+/// Distinct live tokens of one cluster: 8 MiB at the usual 2 KiB each, 64 MiB at the 16 KiB that a
+/// token may have. Few clusters have so many accounts that hold streams.
+pub(super) const MAX_TOKENS: usize = 4096;
+
+#[cfg(test)]
+mod tests;
