@@ -9,9 +9,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::access::Accesses;
 use super::headers;
-use super::upstream::{Account, RequestBody, Upstream};
-use crate::kubernetes::TokenSource;
+use super::upstream::{Account, RequestBody};
 use crate::tunnel::hello::{AgentHello, VERSION};
 
 /// Composes the hello; keeps the API server's version for a while.
@@ -19,29 +19,27 @@ pub(super) struct Greeter {
     agent: String,
     audiences: Vec<String>,
     issuers: Vec<String>,
-    token: TokenSource,
-    upstream: Upstream,
+    accesses: Accesses,
     version: Mutex<Option<(Instant, String)>>,
 }
 
 // === impl Greeter ===
 
 impl Greeter {
-    /// `audiences` and `issuers` are the operator's, beside those of `token`.
+    /// `audiences` and `issuers` are the operator's, beside those of our own token.
     pub(super) fn new(
         agent: String,
         audiences: Vec<String>,
         issuers: Vec<String>,
-        token: TokenSource,
-        upstream: Upstream,
+        accesses: Accesses,
     ) -> Self {
-        Self { agent, audiences, issuers, token, upstream, version: Mutex::default() }
+        Self { agent, audiences, issuers, accesses, version: Mutex::default() }
     }
 
     /// The hello as of now. An API server that does not answer costs three seconds, and leaves its
     /// version out: the tunnel is of use for saying just that.
     pub(super) async fn hello(&self) -> AgentHello {
-        let claims = self.token.claims();
+        let claims = self.accesses.current().token.claims();
         let audiences =
             if self.audiences.is_empty() { claims.audiences } else { self.audiences.clone() };
         let mut issuers: Vec<String> = claims.issuer.into_iter().collect();
@@ -84,13 +82,14 @@ impl Greeter {
         struct Info {
             git_version: String,
         }
+        let access = self.accesses.current();
         let mut own = HeaderMap::new();
-        headers::as_agent(&mut own, self.token.header());
+        headers::as_agent(&mut own, access.token.header());
         let mut request = Request::new(no_body());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = http::Uri::from_static("/version");
         *request.headers_mut() = own;
-        let answer = self.upstream.send(Account::Agent, request).await.ok()?;
+        let answer = access.upstream.send(Account::Agent, request).await.ok()?;
         let body = Limited::new(answer.response.into_body(), VERSION_LIMIT).collect().await.ok()?;
         let info: Info = serde_json::from_slice(&body.to_bytes()).ok()?;
         Some(info.git_version)

@@ -1,5 +1,6 @@
 //! The process in each spoke: dials the hub, serves the tunnel, forwards to the local kube-apiserver.
 
+mod access;
 mod admin;
 mod backoff;
 mod config;
@@ -12,6 +13,7 @@ mod hello;
 mod link;
 mod metrics;
 mod presence;
+mod reload;
 mod renewal;
 mod serve;
 #[cfg(test)]
@@ -25,20 +27,20 @@ pub use upstream::UpstreamConfigError;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::drain::Drain;
-use crate::kubernetes::{ApiServer, EndpointError, TokenSource};
+use crate::kubernetes::EndpointError;
 use crate::listen::pages;
 use crate::name::ClusterName;
 use crate::pki::credentials::{AgentCredentials, JoinError};
 use crate::tunnel::settings::Settings;
+use access::Accesses;
 use dialer::Dialer;
 use hello::Greeter;
 use metrics::Metrics;
 use presence::Presence;
 use serve::Service;
-use upstream::Upstream;
 
 /// An agent that is ready to run, its admin listener bound. Clones share it.
 #[derive(Clone)]
@@ -49,12 +51,13 @@ pub struct Agent {
 struct Parts {
     config: AgentConfig,
     credentials: AgentCredentials,
-    token: TokenSource,
     service: Arc<Service>,
     presence: Arc<Presence>,
     metrics: Metrics,
     admin: TcpListener,
     admin_address: SocketAddr,
+    /// Everything that can change is to be read again.
+    reload: Arc<Notify>,
 }
 
 // === impl Agent ===
@@ -63,38 +66,32 @@ impl Agent {
     /// Checks the configuration, reads credentials, binds the admin listener; dials nothing yet.
     pub async fn build(config: AgentConfig) -> Result<Self, AgentError> {
         config.check().map_err(AgentError::Config)?;
-        let server = match &config.kubeconfig {
-            Some(path) => ApiServer::from_kubeconfig(path, None)?,
-            None => ApiServer::in_cluster()?,
-        };
+        let accesses = Accesses::read(config.kubeconfig.clone())?;
         let credentials = AgentCredentials::load(&config.directory)?;
-        let token = TokenSource::new(&server.credentials)?;
-        let upstream = Upstream::new(&server)?;
         let metrics = Metrics::new();
         let greeter = Greeter::new(
             uuid::Uuid::new_v4().to_string(),
             config.audiences.clone(),
             config.issuers.clone(),
-            token.clone(),
-            upstream.clone(),
+            accesses.clone(),
         );
-        let service = Arc::new(Service::new(upstream, token.clone(), greeter, metrics.clone()));
+        let service = Arc::new(Service::new(accesses, greeter, metrics.clone()));
         let bind = |source| AgentError::Bind { address: config.admin, source };
         let admin = TcpListener::bind(config.admin).map_err(bind)?;
         admin.set_nonblocking(true).map_err(bind)?;
         let admin_address = admin.local_addr().map_err(bind)?;
         let presence = Presence::new(metrics.tunnels.clone());
-        tracing::info!(cluster = %credentials.cluster(), ?server, "the agent is ready to dial");
+        tracing::info!(cluster = %credentials.cluster(), "the agent is ready to dial");
         Ok(Self {
             parts: Arc::new(Parts {
                 config,
                 credentials,
-                token,
                 service,
                 presence,
                 metrics,
                 admin,
                 admin_address,
+                reload: Arc::default(),
             }),
         })
     }
@@ -117,8 +114,14 @@ impl Agent {
         let renewal = renewal::keep_valid(
             parts.config.hub.clone(),
             parts.credentials.clone(),
-            renewed,
+            renewed.clone(),
             parts.metrics.clone(),
+        );
+        let reload = reload::follow(
+            parts.service.accesses.clone(),
+            parts.credentials.clone(),
+            renewed,
+            parts.reload.clone(),
         );
         let dialer = Arc::new(Dialer {
             hubs: parts.config.hub.clone(),
@@ -134,10 +137,16 @@ impl Agent {
         // The first two never end; they go when the last tunnel has said goodbye.
         tokio::select! {
             () = renewal => {}
-            () = parts.token.clone().keep_fresh() => {}
+            () = reload => {}
             () = dialer.run() => {}
         }
         Ok(())
+    }
+
+    /// Reads kubeconfig, token and the folder of the agent again, now instead of when their turn
+    /// comes. What cannot be used is reported, and the old kept. Streams that run go on.
+    pub fn reload(&self) {
+        self.parts.reload.notify_one();
     }
 
     /// Address of the admin listener.

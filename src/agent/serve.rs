@@ -10,13 +10,13 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::access::Accesses;
 use super::headers;
 use super::hello::{Greeter, no_body};
 use super::link::Link;
 use super::metrics::Metrics;
 use super::upgrade;
-use super::upstream::{Account, Upstream, UpstreamError};
-use crate::kubernetes::TokenSource;
+use super::upstream::{Account, UpstreamError};
 use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode};
@@ -25,8 +25,7 @@ use crate::tunnel::server::{Handler, Responder};
 
 /// What all tunnels of an agent share.
 pub(super) struct Service {
-    pub(super) upstream: Upstream,
-    pub(super) token: TokenSource,
+    pub(super) accesses: Accesses,
     pub(super) greeter: Greeter,
     pub(super) metrics: Metrics,
     /// The last attempt reached the API server: a change is worth a line, each failure is not.
@@ -109,13 +108,8 @@ impl TunnelHandler {
 // === impl Service ===
 
 impl Service {
-    pub(super) fn new(
-        upstream: Upstream,
-        token: TokenSource,
-        greeter: Greeter,
-        metrics: Metrics,
-    ) -> Self {
-        Self { upstream, token, greeter, metrics, reachable: AtomicBool::new(true) }
+    pub(super) fn new(accesses: Accesses, greeter: Greeter, metrics: Metrics) -> Self {
+        Self { accesses, greeter, metrics, reachable: AtomicBool::new(true) }
     }
 
     /// Passes a request on with the rights of its caller, or of the agent.
@@ -150,7 +144,7 @@ impl Service {
         match account {
             Account::Caller => headers::as_caller(headers),
             Account::Agent => {
-                headers::as_agent(headers, self.token.header());
+                headers::as_agent(headers, self.accesses.current().token.header());
                 Ok(())
             }
         }
@@ -166,7 +160,8 @@ impl Service {
         parts.extensions.clear();
         let body =
             if body.is_end_stream() { no_body() } else { body.map_err(Into::into).boxed_unsync() };
-        let sent = self.upstream.send(account, Request::from_parts(parts, body));
+        let access = self.accesses.current();
+        let sent = access.upstream.send(account, Request::from_parts(parts, body));
         let outcome = tokio::select! {
             outcome = sent => outcome,
             // Dropping the request ends it at the API server, which may be working hard on it.

@@ -25,8 +25,9 @@ pub(super) async fn pass(
     // The stream's bytes belong to what comes after the upgrade, not to this request.
     let outward = Request::from_parts(parts, no_body());
 
+    let access = service.accesses.current();
     let outcome = tokio::select! {
-        outcome = service.upstream.send_upgrade(account, outward) => outcome,
+        outcome = access.upstream.send_upgrade(account, outward) => outcome,
         _ = responder.cancelled() => return Outcome::Cancelled,
     };
     let (mut response, driver) = match outcome {

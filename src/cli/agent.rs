@@ -24,8 +24,8 @@ pub(crate) struct AgentArgs {
 
     /// Kubeconfig of this cluster's API server [default: the pod's own service account]
     ///
-    /// A client certificate or token inside it is read at the start only: restart the agent when
-    /// it changes. A token in a file of its own (tokenFile) is read again every half minute.
+    /// Read again every half minute, with the files it names, and on SIGHUP; what cannot be used
+    /// is reported, and the old kept.
     #[arg(long, env = "CLUSTER_PROXY_KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
@@ -64,6 +64,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     tracing::info!(admin = %agent.admin_address(), "agent starts");
 
     let drain = Drain::new();
+    let reloaded = agent.clone();
+    super::on_hangup(&drain, move || reloaded.reload())?;
     let mut running = drain.spawn(agent.run(drain.clone()));
     let ended = tokio::select! {
         signal = stop => {

@@ -131,6 +131,7 @@ pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
             }
         });
     }
+    super::on_hangup(&drain, hub.reloader())?;
     let mut running = drain.spawn(hub.run(drain.clone()));
     let ended = tokio::select! {
         signal = stop => {

@@ -169,6 +169,27 @@ fn stop_signal() -> io::Result<impl Future<Output = &'static str> + Send> {
     })
 }
 
+/// Calls `reload` on every SIGHUP, until `drain` stops.
+///
+/// # Errors
+/// When the system refuses a signal handler.
+fn on_hangup(drain: &Drain, reload: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let stopping = drain.clone();
+    drain.spawn(async move {
+        loop {
+            tokio::select! {
+                Some(()) = hangup.recv() => {
+                    tracing::info!("SIGHUP: reading again what can change");
+                    reload();
+                }
+                () = stopping.stopping() => return,
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Lets what runs finish, for `patience` at most; a second signal ends the waiting.
 ///
 /// # Errors

@@ -153,6 +153,13 @@ impl Hub {
         self.addresses
     }
 
+    /// What reads the certificates again, now instead of when their turn comes. What cannot be used
+    /// is reported, and the old kept. Connections that run go on.
+    pub fn reloader(&self) -> impl Fn() + Send + 'static {
+        let tls = self.tls.clone();
+        move || tls.ask()
+    }
+
     /// Serves until `drain` stops it and its streams ended or were cut. Dropping the future ends
     /// everything at once.
     pub async fn run(self, drain: Drain) -> Result<(), HubError> {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::kubeconfig;
 
 /// One API server and our credentials there.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ApiServer {
     /// Host to dial (name or address, an IPv6 address without brackets).
     pub host: String,
@@ -27,7 +27,7 @@ pub struct ApiServer {
 }
 
 /// How we prove who we are.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// A token in a file that its owner renews; read again at least once a minute.
     TokenFile(PathBuf),

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ProducesTickets;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
 
 use super::tls::{DockTls, FrontTls, Identity, TlsError};
 use super::{authorities, ca, identity};
@@ -29,6 +30,8 @@ struct Shared {
     ticketer: Arc<dyn ProducesTickets>,
     loaded: Mutex<Loaded>,
     reload_failed: AtomicBool,
+    /// Look now.
+    asked: Notify,
 }
 
 /// What is served now.
@@ -64,6 +67,7 @@ impl ServingTls {
                 ticketer,
                 loaded: Mutex::new(built.loaded),
                 reload_failed: AtomicBool::new(false),
+                asked: Notify::new(),
             }),
         })
     }
@@ -80,7 +84,10 @@ impl ServingTls {
         let mut reported = None;
         let mut renewal_not_before = tokio::time::Instant::now();
         loop {
-            tokio::time::sleep(POLL).await;
+            let asked = tokio::select! {
+                () = tokio::time::sleep(POLL) => false,
+                () = self.shared.asked.notified() => true,
+            };
             let now = tokio::time::Instant::now();
             if self.renewal_due(clock()) && now >= renewal_not_before {
                 renewal_not_before = now + RENEWAL_RETRY;
@@ -89,7 +96,7 @@ impl ServingTls {
             let outcome = self.refresh(&state).await.map_err(|error| error.to_string());
             // Once per kind of failure, not every two seconds.
             if let Err(error) = &outcome
-                && reported.as_ref() != Some(error)
+                && (asked || reported.as_ref() != Some(error))
             {
                 tracing::warn!(%error, "cannot use the changed certificates, keeping the old ones");
             }
@@ -106,6 +113,11 @@ impl ServingTls {
         let outcome = self.swap(state).await;
         self.shared.reload_failed.store(outcome.is_err(), Ordering::Relaxed);
         outcome
+    }
+
+    /// Makes [`ServingTls::watch`] look now, and say what is wrong again.
+    pub fn ask(&self) {
+        self.shared.asked.notify_one();
     }
 
     /// Whether the documents in the state differ from those in use and cannot be used.

@@ -6,6 +6,7 @@ mod by_hand;
 mod memory;
 mod observed;
 mod outages;
+mod reload;
 mod rolling;
 mod sandbox;
 #[path = "../support/mod.rs"]

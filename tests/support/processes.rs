@@ -71,6 +71,11 @@ impl Pair {
         Client::new(self.api.address, self.api.ca_pem.as_bytes()).token(&self.api.token("test"))
     }
 
+    /// Where both run: `hub` and `c1` are their folders.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Starts the hub again, after it was stopped or killed.
     pub(crate) fn start_hub(&mut self) {
         self.hub = start_hub(self.directory.path(), self.user, self.agents, self.admin);

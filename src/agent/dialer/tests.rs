@@ -318,6 +318,53 @@ async fn told_to_leave_it_dials_again_and_serves_on() {
     running.drain.finish(PATIENCE).await;
 }
 
+#[tokio::test]
+async fn a_changed_kubeconfig_is_used_and_cuts_nothing() {
+    let world = World::enrolled(Duration::ZERO).await;
+    let mut hub = world.hub(ANY_PORT).await;
+    let running = world.agent(&hub).await;
+    let (one, two) = (hub.tunnel().await, hub.tunnel().await);
+    let mut watch = open(&one, "/watch").await;
+    let mut body = watch.response.receive().await.unwrap().into_body();
+    assert!(http_body_util::BodyExt::frame(&mut body).await.unwrap().is_ok());
+    let token = async |expected: &str| {
+        let used = async {
+            while !works(&two).await || world.api.last().headers["authorization"] != expected {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, used).await.unwrap();
+    };
+    token("Bearer own").await;
+
+    // Another token, then another API server altogether.
+    let path = world.kubeconfig.path();
+    std::fs::copy(world.api.kubeconfig("new").path(), path).unwrap();
+    running.agent.reload();
+    token("Bearer new").await;
+    let good = std::fs::read(path).unwrap();
+    let other = Stub::start(&["h2", "http/1.1"]).await;
+    std::fs::copy(other.kubeconfig("other").path(), path).unwrap();
+    running.agent.reload();
+    let moved = async {
+        while other.seen.lock().unwrap().is_empty() {
+            assert!(works(&two).await);
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.unwrap();
+    assert_eq!(other.last().headers["authorization"], "Bearer other");
+    std::fs::write(path, good).unwrap();
+    running.agent.reload();
+    token("Bearer new").await;
+
+    let next = http_body_util::BodyExt::frame(&mut body);
+    let quiet = tokio::time::timeout(Duration::from_millis(200), next).await;
+    assert!(quiet.is_err(), "the stream of the first access goes on");
+    drop((watch, body));
+    running.drain.finish(PATIENCE).await;
+}
+
 const ANY_PORT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 const GRACE: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -26,16 +26,14 @@ struct Tunnel {
 
 impl Tunnel {
     async fn to(api: &ApiServer) -> Self {
-        let token = TokenSource::new(&api.credentials).unwrap();
-        let upstream = Upstream::new(api).unwrap();
+        let accesses = Accesses::to(api.clone()).unwrap();
         let greeter = Greeter::new(
             "agent-1".into(),
             vec!["aud".into()],
             vec!["iss".into()],
-            token.clone(),
-            upstream.clone(),
+            accesses.clone(),
         );
-        let service = Arc::new(Service::new(upstream, token, greeter, Metrics::new()));
+        let service = Arc::new(Service::new(accesses, greeter, Metrics::new()));
         let place = Presence::new(service.metrics.tunnels.clone()).place();
         let link = Link::new(Arc::new(place), Limit { tunnels: 1, instead_of: None });
         let handler = TunnelHandler { service: service.clone(), link: link.clone() };

@@ -1,0 +1,61 @@
+//! Taking over changed files while the agent runs: at once when asked, and every so often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::access::{Accesses, Reading};
+use super::renewal;
+use crate::pki::credentials::AgentCredentials;
+
+/// Follows kubeconfig and token; never returns. When `asked` is notified, the folder of the agent is
+/// looked at as well. `renewed` counts what tunnels have to be made anew for: their hello says whose
+/// tokens the API server takes.
+pub(super) async fn follow(
+    accesses: Accesses,
+    credentials: AgentCredentials,
+    renewed: watch::Sender<u64>,
+    asked: Arc<Notify>,
+) {
+    let mut reported = None;
+    loop {
+        let asked = tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => false,
+            () = asked.notified() => true,
+        };
+        if asked && renewal::enrolled_anew(&credentials).await {
+            renewed.send_modify(|count| *count += 1);
+        }
+        let claims = accesses.current().token.claims();
+        match accesses.refresh().await {
+            Ok(Reading::Changed) => {
+                tracing::info!("using the changed access to the API server");
+                if accesses.current().token.claims() != claims {
+                    renewed.send_modify(|count| *count += 1);
+                }
+                reported = None;
+            }
+            Ok(Reading::Same) => {
+                if asked {
+                    tracing::info!(
+                        "read everything again, the access to the API server is the same"
+                    );
+                }
+                reported = None;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                // Once per kind of failure, not every few seconds.
+                if asked || reported.as_ref() != Some(&error) {
+                    tracing::warn!(error, "keeping the access to the API server that was in use");
+                }
+                reported = Some(error);
+            }
+        }
+    }
+}
+
+/// The kubelet renews a mounted token at 80 % of its life, and clients are asked to read the file
+/// once a minute; half of that leaves room for a slow read.
+const INTERVAL: Duration = Duration::from_secs(30);

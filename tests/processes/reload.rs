@@ -1,0 +1,48 @@
+//! SIGHUP: what changed is used, what is broken is not, and nobody is cut.
+
+use http_body_util::BodyExt as _;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::support::client::{Client, empty};
+use crate::support::process::{run, signal};
+use crate::support::processes::Pair;
+use crate::support::{PATIENCE, eventually};
+
+async fn served(client: &Client) -> CertificateDer<'static> {
+    let stream = client.connect(b"http/1.1").await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_and_cuts_nothing() {
+    let mut pair = Pair::start().await;
+    let client = pair.client();
+    let log = "/c1/api/v1/namespaces/default/pods/p/log?follow=true";
+    let mut log = client.open(client.request("GET", log, empty())).await.unwrap().into_body();
+    assert!(log.frame().await.unwrap().is_ok());
+
+    let before = served(&client).await;
+    run(pair.directory(), &["pki", "renew", "--dir", "hub"]);
+    signal(pair.hub.id(), "HUP");
+    pair.hub.wait_for("SIGHUP", PATIENCE).await;
+    eventually("the new certificate is served", PATIENCE, || async {
+        (served(&client).await != before).then_some(())
+    })
+    .await;
+
+    let kubeconfig = pair.directory().join("c1/kubeconfig");
+    let good = std::fs::read(&kubeconfig).unwrap();
+    std::fs::write(&kubeconfig, "nonsense: [").unwrap();
+    signal(pair.agent.id(), "HUP");
+    pair.agent.wait_for("keeping the access", PATIENCE).await;
+    assert_eq!(client.get("/c1/version").await.status, 200);
+    std::fs::write(&kubeconfig, good).unwrap();
+    signal(pair.agent.id(), "HUP");
+    pair.agent.wait_for("is the same", PATIENCE).await;
+    // Its own token, another one.
+    pair.api.write_kubeconfig(&kubeconfig);
+    signal(pair.agent.id(), "HUP");
+    pair.agent.wait_for("using the changed access", PATIENCE).await;
+    assert_eq!(client.get("/c1/version").await.status, 200);
+    assert!(log.frame().await.unwrap().is_ok(), "the log of before goes on");
+}
