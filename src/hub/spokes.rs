@@ -72,7 +72,9 @@ impl Spoke for Spokes {
             let (head, body) = response.into_parts();
             let chunks = body.into_data_stream();
             let chunks = chunks.map_err(|error| SpokeApiError(error.to_string()));
-            Ok((head.status, chunks.boxed()))
+            // An agent that leaves waits for its streams: ours goes on over another.
+            let leaving = tunnel.leaving.clone().cancelled_owned();
+            Ok((head.status, chunks.take_until(leaving).boxed()))
         }
         .boxed()
     }

@@ -177,4 +177,38 @@ mod tests {
         cache.put(key, HERE, &Err(AuthnError::Unavailable("down".to_owned())));
         assert!(cache.get(&key, HERE, now).is_none());
     }
+
+    #[test]
+    fn a_million_tokens_leave_it_small_and_push_out_no_hot_one() {
+        let cache = Cache::new();
+        let now = SystemTime::now();
+        let answer = identity(now + Duration::from_secs(60));
+        let numbered = |number: u64| {
+            // Spread as an HMAC is: the cache looks at every part of a key.
+            let mut key = Key::default();
+            for (part, salt) in key.chunks_exact_mut(8).zip(1..) {
+                let mixed = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(salt * 13);
+                part.copy_from_slice(&mixed.to_le_bytes());
+            }
+            key
+        };
+        let hot: Vec<Key> = (0..100).map(numbered).collect();
+        let (mut asked, mut hits, mut most) = (0_u32, 0_u32, 0);
+        for cold in 100..1_000_000 {
+            cache.put(numbered(cold), HERE, &answer);
+            // A hot token is one that is asked about again and again.
+            let key = &hot[usize::try_from(cold % 100).unwrap()];
+            asked += 1;
+            match cache.get(key, HERE, now) {
+                Some(_) => hits += 1,
+                None => cache.put(*key, HERE, &answer),
+            }
+            if cold % 50_000 == 0 {
+                cache.accepted.run_pending_tasks();
+                most = most.max(cache.accepted.entry_count());
+            }
+        }
+        assert!(most <= MAX_ACCEPTED, "{most} entries");
+        assert!(f64::from(hits) > 0.99 * f64::from(asked), "{hits} of {asked}");
+    }
 }
