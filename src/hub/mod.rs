@@ -30,6 +30,7 @@ pub mod limits;
 mod live;
 mod metrics;
 mod own_api;
+mod parts;
 mod probe;
 mod record;
 mod registry;
@@ -44,7 +45,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
 use crate::drain::Drain;
 use crate::listen::pages;
@@ -62,6 +62,7 @@ use front::gate::Gates;
 use front::listener::{SocketOptions, accept, bind};
 use live::LiveStreams;
 use metrics::Metrics;
+use parts::Parts;
 use record::Recorder;
 use registry::Registry;
 use replicas::Replicas;
@@ -204,37 +205,46 @@ impl Hub {
         };
 
         // Owned here: dropping the set ends them.
-        let mut background = JoinSet::new();
-        background.spawn(self.authenticator.clone().run());
+        let mut parts = Parts::default();
+        parts.spawn("authentication", self.authenticator.clone().run());
         let spokes = Arc::new(Spokes { registry: self.registry.clone() });
-        background.spawn(self.live.clone().run(spokes));
-        background.spawn(self.tls.clone().watch(self.config.state.clone()));
-        background.spawn(probe::run(self.registry.clone(), self.metrics.clone()));
-        background.spawn(self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()));
+        parts.spawn("watch of live streams", self.live.clone().run(spokes));
+        parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));
+        parts.spawn("probes", probe::run(self.registry.clone(), self.metrics.clone()));
+        parts.spawn(
+            "watch of the state",
+            self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()),
+        );
         if let Some(listener) = self.listeners.metrics {
-            background.spawn(pages::serve(listener, admin.clone().metrics_router()));
+            parts.spawn("metrics listener", pages::serve(listener, admin.clone().metrics_router()));
         }
-        background.spawn(pages::serve(self.listeners.admin, admin.router()));
-        background.spawn(accept(
-            self.listeners.agents,
-            SocketOptions { buffers: None },
-            gates.agents,
-            self.workers.clone(),
-            // Closed at once: an agent that is told to leave must not come back to us.
-            drain.clone(),
-            tunnels.clone(),
-            move |arrived| dock.clone().serve(arrived),
-        ));
-        background.spawn(accept(
-            self.listeners.user,
-            SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
-            gates.users,
-            self.workers.clone(),
-            // Open for a while: a refused connection is a failed request until balancers have noticed.
-            clients.clone(),
-            clients.clone(),
-            move |arrived| front::serve(front.clone(), arrived),
-        ));
+        parts.spawn("admin listener", pages::serve(self.listeners.admin, admin.router()));
+        parts.spawn_until_stop(
+            "agent listener",
+            accept(
+                self.listeners.agents,
+                SocketOptions { buffers: None },
+                gates.agents,
+                self.workers.clone(),
+                // Closed at once: an agent that is told to leave must not come back to us.
+                drain.clone(),
+                tunnels.clone(),
+                move |arrived| dock.clone().serve(arrived),
+            ),
+        );
+        parts.spawn_until_stop(
+            "user listener",
+            accept(
+                self.listeners.user,
+                SocketOptions { buffers: Some(USER_SOCKET_BUFFERS) },
+                gates.users,
+                self.workers.clone(),
+                // Open for a while: a refused connection is a failed request until balancers have noticed.
+                clients.clone(),
+                clients.clone(),
+                move |arrived| front::serve(front.clone(), arrived),
+            ),
+        );
 
         let shutdown = Shutdown {
             registry: self.registry.clone(),
@@ -245,12 +255,15 @@ impl Hub {
             min_drain: self.config.min_drain,
             drain_timeout: self.config.drain_timeout,
         };
-        shutdown.run(drain).await;
+        let failed = tokio::select! {
+            () = shutdown.run(drain) => None,
+            part = parts.failed() => Some(part),
+        };
         self.workers.stop();
         let log = self.recorder.log.clone();
         // A join error means that the runtime is going away as well.
         let _ = tokio::task::spawn_blocking(move || log.flush()).await;
-        Ok(())
+        failed.map_or(Ok(()), |part| Err(HubError::Part(part)))
     }
 }
 
@@ -282,7 +295,7 @@ impl Listeners {
     }
 }
 
-/// Why a hub could not start.
+/// Why a hub could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// A listener's address.
@@ -307,6 +320,9 @@ pub enum HubError {
     /// The access log's file.
     #[error("the access log cannot be opened: {0}; set --access-log")]
     AccessLog(#[source] std::io::Error),
+    /// Something that runs for as long as the hub does not.
+    #[error("its {0} ended by itself; the log says more")]
+    Part(&'static str),
     /// Threads or sockets of the process itself.
     #[error("the system refused a thread or a socket: {0}")]
     Workers(#[source] std::io::Error),
