@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use cluster_proxy::agent::{Agent, AgentConfig};
 use cluster_proxy::drain::Drain;
+use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls::{self, ClientStream};
 
@@ -52,7 +53,11 @@ pub(crate) struct Seen {
 
 impl Ground {
     pub(crate) async fn start() -> Self {
-        let fleet = Fleet::hub_only().await;
+        Self::limited(Limits::default()).await
+    }
+
+    pub(crate) async fn limited(limits: Limits) -> Self {
+        let fleet = Fleet::limited(limits).await;
         let signer = SigningKey::generate("c1-key");
         let bearer = format!("Bearer {}", signer.sign(&claims("default", "test", 3600)));
         let directory = fleet.dir.path().join("c1");

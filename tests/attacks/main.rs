@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod enrolment;
 mod frames;
 mod ground;
 mod h2spec;
 mod http2;
 mod messages;
+mod slow;
+mod tls;
 mod tunnel;
 
 #[path = "../support/mod.rs"]

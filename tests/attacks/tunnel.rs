@@ -21,22 +21,22 @@ use crate::support::token::{SigningKey, claims};
 use crate::support::{PATIENCE, eventually, within};
 
 /// A fleet with an ordinary cluster `c2`, and all that an agent of `c1` needs.
-struct Field {
-    fleet: Fleet,
-    signer: SigningKey,
+pub(crate) struct Field {
+    pub(crate) fleet: Fleet,
+    pub(crate) signer: SigningKey,
 }
 
 // === impl Field ===
 
 impl Field {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let fleet = Fleet::start(&["c2"]).await;
         fleet.hub.enrol("c1", &fleet.dir.path().join("c1")).await;
         Self { fleet, signer: SigningKey::generate("c1-key") }
     }
 
     /// Connects the agent of `c1` and waits until it is the one that serves.
-    async fn agent(&self, script: Script) -> HostileAgent {
+    pub(crate) async fn agent(&self, script: Script) -> HostileAgent {
         let agent =
             HostileAgent::start(&self.fleet.hub, &self.fleet.dir.path().join("c1"), script).await;
         self.fleet.hub.wait_tunnels("c1", 1, PATIENCE).await;
@@ -58,7 +58,7 @@ impl Field {
     }
 
     /// A caller with a good token of `c1`.
-    fn caller(&self) -> Client {
+    pub(crate) fn caller(&self) -> Client {
         let token = self.signer.sign(&claims("default", "test", 3600));
         self.fleet.anonymous().token(&token)
     }
