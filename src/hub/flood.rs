@@ -2,20 +2,28 @@
 //! DATA, but answers every PING and SETTINGS and reads PRIORITY and unknown frames for ever
 //! (CVE-2019-9512, 9515 and 9518 are such floods).
 //!
-//! Only frame heads are looked at, on the side that we read, before the library sees them.
+//! A head in HTTP/2 has a deadline here too: the library waits for its last frame for ever.
+//!
+//! Only the heads of frames are looked at, on the side that we read, before the library sees them.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-/// A byte stream whose reading fails once the peer has sent too many frames that carry nothing.
+/// A byte stream whose reading fails once the peer has sent too many frames that carry nothing, or
+/// takes too long over the head of a request ([`io::ErrorKind::TimedOut`]).
 #[derive(Debug)]
 pub(crate) struct FloodGuard<IO> {
     io: IO,
     frames: Frames,
+    /// From the first frame of a head to the end of its last one; `None` is for ever.
+    patience: Option<Duration>,
+    /// Runs while a head is under way: which one, and until when.
+    late: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 /// Where in the sequence of frames the peer is, and what it may still waste.
@@ -28,19 +36,27 @@ struct Frames {
     filled: usize,
     budget: u32,
     refilled: Instant,
+    /// The head of a request has begun, and its last frame has not.
+    heading: bool,
+    /// Heads that have begun.
+    heads: u64,
 }
 
 // === impl FloodGuard ===
 
 impl<IO> FloodGuard<IO> {
-    /// The peer is the client: its preface comes first.
-    pub(crate) fn of_client(io: IO) -> Self {
-        Self { io, frames: Frames::new(PREFACE) }
+    /// The peer is the client: its preface comes first, and a head may take `patience`.
+    pub(crate) fn of_client(io: IO, patience: Duration) -> Self {
+        Self { io, frames: Frames::new(PREFACE), patience: Some(patience), late: None }
     }
 
     /// The peer is the server.
     pub(crate) fn of_server(io: IO) -> Self {
-        Self { io, frames: Frames::new(0) }
+        Self { io, frames: Frames::new(0), patience: None, late: None }
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        self.late.as_mut().is_some_and(|(_, late)| late.as_mut().poll(cx).is_ready())
     }
 }
 
@@ -51,12 +67,24 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FloodGuard<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if self.frames.accept(&buf.filled()[before..]) {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Ready(Err(io::Error::other("too many HTTP/2 frames that carry nothing")))
+        // First, so that a head that comes byte by byte ends as well.
+        if self.is_late(cx) {
+            let late = io::Error::new(io::ErrorKind::TimedOut, "a head took too long");
+            return Poll::Ready(Err(late));
         }
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if !self.frames.accept(&buf.filled()[before..]) {
+            let flood = io::Error::other("too many HTTP/2 frames that carry nothing");
+            return Poll::Ready(Err(flood));
+        }
+        let head = self.frames.heads;
+        if !self.frames.is_heading() {
+            self.late = None;
+        } else if self.late.as_ref().is_none_or(|(timed, _)| *timed != head) {
+            let timer = |patience| (head, Box::pin(tokio::time::sleep(patience)));
+            self.late = self.patience.map(timer);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -95,7 +123,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FloodGuard<IO> {
 impl Frames {
     fn new(skip: u32) -> Self {
         let refilled = Instant::now();
-        Self { skip, head: [0; HEAD], filled: 0, budget: BURST, refilled }
+        Self { skip, head: [0; HEAD], filled: 0, budget: BURST, refilled, heading: false, heads: 0 }
     }
 
     /// Takes the next bytes of the peer; false when its budget is used up.
@@ -118,11 +146,21 @@ impl Frames {
             self.filled = 0;
             let [high, middle, low, kind, flags, ..] = self.head;
             self.skip = u32::from_be_bytes([0, high, middle, low]);
+            if matches!(kind, HEADERS | CONTINUATION) {
+                self.heads += u64::from(kind == HEADERS);
+                self.heading = flags & END_HEADERS == 0;
+            }
             if carries_nothing(kind, flags, self.skip) && !self.spend() {
                 return false;
             }
         }
         true
+    }
+
+    /// A head is under way: frames of it are missing, or a part of the last one.
+    fn is_heading(&self) -> bool {
+        let last = matches!(self.head[3], HEADERS | CONTINUATION) && self.skip > 0;
+        self.heading || last
     }
 
     fn spend(&mut self) -> bool {
@@ -160,18 +198,19 @@ const PREFACE: u32 = 24;
 const HEAD: usize = 9;
 /// Frame types and flags (RFC 9113 section 6). CONTINUATION is the highest known.
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -234,6 +273,48 @@ mod tests {
         }
         // More in one go than there can be left.
         assert!(!frames.accept(&second.repeat(50)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_a_deadline_and_a_body_has_none() {
+        let patience = Duration::from_secs(10);
+        for (frames, works) in [
+            (vec![frame(HEADERS, END_HEADERS, 20)], true),
+            (vec![frame(HEADERS, 0, 20), frame(CONTINUATION, END_HEADERS, 20)], true),
+            (vec![frame(HEADERS, END_HEADERS, 20), frame(DATA, 0, 30)[..20].to_vec()], true),
+            (vec![frame(HEADERS, 0, 20)], false),
+            (vec![frame(HEADERS, END_HEADERS, 20)[..15].to_vec()], false),
+            (vec![frame(HEADERS, 0, 20), frame(CONTINUATION, 0, 20)], false),
+        ] {
+            let (mut near, far) = tokio::io::duplex(1 << 16);
+            let mut guard = FloodGuard::of_client(far, patience);
+            near.write_all(&[0; PREFACE as usize]).await.unwrap();
+            for bytes in &frames {
+                near.write_all(bytes).await.unwrap();
+            }
+            let mut seen = vec![0; PREFACE as usize + frames.concat().len()];
+            guard.read_exact(&mut seen).await.unwrap();
+            let more = tokio::time::timeout(10 * patience, guard.read_u8()).await;
+            assert_eq!(more.is_err(), works, "{frames:?}: {more:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heads_without_a_pause_are_many_heads() {
+        let patience = Duration::from_secs(10);
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let mut guard = FloodGuard::of_client(far, patience);
+        near.write_all(&[0; PREFACE as usize]).await.unwrap();
+        // Every read ends in the middle of one.
+        let head = frame(HEADERS, END_HEADERS, 20);
+        let turned = [&head[15..], &head[..15]].concat();
+        near.write_all(&head[..15]).await.unwrap();
+        guard.read_exact(&mut [0; PREFACE as usize + 15]).await.unwrap();
+        for _ in 0..100 {
+            tokio::time::advance(patience / 2).await;
+            near.write_all(&turned).await.unwrap();
+            guard.read_exact(&mut vec![0; turned.len()]).await.unwrap();
+        }
     }
 
     proptest! {

@@ -51,8 +51,8 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
             drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
         }
         Protocol::Http2 => {
-            let io = Paced::http2(FloodGuard::of_client(stream), activity.clone(), deadlines);
-            let io = TokioIo::new(io);
+            let guarded = FloodGuard::of_client(stream, limits.head_timeout);
+            let io = TokioIo::new(Paced::http2(guarded, activity.clone(), deadlines));
             let connection = http2(&limits).serve_connection(io, service);
             // Pings alone must not hold a connection for ever.
             let idle = activity.idle(limits.idle_timeout);
