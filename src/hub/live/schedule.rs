@@ -101,7 +101,7 @@ impl Schedule {
 
 /// Below the ten seconds within which streams of a deleted Pod have to end: the confirmation and
 /// the round trips need the rest.
-const BOUND_EVERY: Duration = Duration::from_secs(8);
+const BOUND_EVERY: Duration = Duration::from_secs(7);
 
 /// API servers cache a good token for ten seconds (`kube-apiserver`, token success cache).
 const PAST_CACHE: Duration = Duration::from_secs(11);
