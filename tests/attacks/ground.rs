@@ -124,7 +124,7 @@ fn count(seen: &Mutex<Vec<String>>, case: &str) -> usize {
 }
 
 /// Runs an agent with the enrolment and the kubeconfig in `directory`.
-fn run_agent(hub: SocketAddr, directory: &Path) -> Part {
+pub(crate) fn run_agent(hub: SocketAddr, directory: &Path) -> Part {
     let config = AgentConfig {
         hub: vec![format!("localhost:{}", hub.port())],
         directory: directory.to_owned(),
@@ -202,4 +202,4 @@ async fn answer(request: Request<Incoming>, jwks: &str, seen: &Seen) -> Response
     }
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod api_server;
 mod enrolment;
 mod frames;
 mod ground;
