@@ -44,7 +44,8 @@ pub(crate) struct Tunnel {
 /// Why no stream can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PickError {
-    /// No live tunnel. `soon`: the last one was lost a moment ago, or the hub has just started.
+    /// No live tunnel. `soon`: the last one was lost a moment ago, or the hub has just started, or
+    /// it drains.
     NoTunnel {
         /// Whether a second try in a second is worth it.
         soon: bool,
@@ -63,6 +64,8 @@ struct Shared {
     /// Whom a hub that starts waits for; everybody who is enrolled until that is known.
     expected: ArcSwapOption<BTreeSet<ClusterName>>,
     settled: AtomicBool,
+    /// The hub drains: another one is the better place to ask.
+    draining: AtomicBool,
     ids: AtomicU64,
     live: LiveStreams,
 }
@@ -87,6 +90,7 @@ impl Registry {
                 started: Instant::now(),
                 expected: ArcSwapOption::empty(),
                 settled: AtomicBool::new(false),
+                draining: AtomicBool::new(false),
                 ids: AtomicU64::new(1),
                 live,
             }),
@@ -129,6 +133,11 @@ impl Registry {
         settled.load(Ordering::Relaxed)
     }
 
+    /// The hub drains: whoever finds no tunnel here should come again, to another hub.
+    pub(crate) fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
     /// The least loaded live tunnel of `cluster`, and a permit for one stream on it.
     pub(crate) fn pick(
         &self,
@@ -147,7 +156,9 @@ impl Registry {
             // An agent that said goodbye and still finishes its streams is being replaced.
             let leaving = entry
                 .is_some_and(|entry| entry.tunnels.iter().any(|tunnel| tunnel.opener.is_closed()));
-            return Err(PickError::NoTunnel { soon: lost_now || leaving || !self.is_settled() });
+            let draining = self.shared.draining.load(Ordering::Relaxed);
+            let soon = lost_now || leaving || draining || !self.is_settled();
+            return Err(PickError::NoTunnel { soon });
         }
         usable.sort_by_key(|tunnel| tunnel.opener.load());
         usable
@@ -300,3 +311,33 @@ impl Tunnel {
 const SETTLE: Duration = Duration::from_secs(30);
 /// An agent that lost its last tunnel is back within this, if it comes back at all.
 const JUST_LOST: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hub_that_drains_asks_callers_to_come_again() {
+        let live = LiveStreams::new(&prometheus::Registry::new()).unwrap();
+        let registry = Registry::new(live);
+        let name = ClusterName::parse("c1").unwrap();
+        let enrolment = Enrolment {
+            key_sha256: String::new(),
+            enrolled_at: 0,
+            certificate_expires: 0,
+            cluster_uid: None,
+            hub_itself: false,
+            revoked: false,
+        };
+        registry.sync(&[(name.clone(), enrolment)].into());
+        let soon = || match registry.pick(&name, StreamClass::Short) {
+            Err(PickError::NoTunnel { soon }) => soon,
+            other => panic!("{other:?}"),
+        };
+        assert!(soon(), "a hub that starts waits for it");
+        registry.expect(BTreeSet::new());
+        assert!(!soon(), "nobody expects it");
+        registry.drain();
+        assert!(soon());
+    }
+}

@@ -52,6 +52,7 @@ impl Shutdown {
     async fn wait(&self) {
         let end = Instant::now() + self.drain_timeout;
         self.replicas.leave();
+        self.registry.drain();
         self.report("draining: not ready any more, serving on until balancers have noticed");
         for tunnel in self.registry.tunnels() {
             // Told alongside: a dead agent must not hold the drain.
