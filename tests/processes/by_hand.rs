@@ -201,7 +201,9 @@ async fn a_start_that_cannot_work_names_the_flag_and_the_remedy() {
         for word in words {
             assert!(said.contains(word), "{args:?} does not say {word}: {said}");
         }
-        assert_eq!(said.trim().lines().count(), 1, "one line: {said}");
+        // The log may have said before that the machine allows few open files.
+        let error = said.trim().lines().skip_while(|line| !line.starts_with("error: "));
+        assert_eq!(error.count(), 1, "one line: {said}");
     }
     run(directory, &["pki", "rotate-ca", "serving", "--finish", "--force", "--dir", "hub"]);
 }
