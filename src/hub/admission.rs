@@ -15,9 +15,17 @@ use crate::name::ClusterName;
 /// The requests in flight of every cluster. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
+    in_all: usize,
     short: Most,
     long: Most,
-    clusters: Arc<Mutex<HashMap<ClusterName, Cluster>>>,
+    flight: Arc<Mutex<Flight>>,
+}
+
+/// Everything in flight.
+#[derive(Debug, Default)]
+struct Flight {
+    in_all: usize,
+    clusters: HashMap<ClusterName, Cluster>,
 }
 
 /// The limits of one kind of request.
@@ -46,22 +54,23 @@ pub(crate) struct Admitted {
     cluster: ClusterName,
     identity: Arc<Identity>,
     long: bool,
-    clusters: Arc<Mutex<HashMap<ClusterName, Cluster>>>,
+    flight: Arc<Mutex<Flight>>,
 }
 
 /// A request that must wait.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{whose} {most} {} in flight on cluster {cluster}, the most the hub carries: try again (limit: {})", .limit.what(), .limit.flag())]
+#[error("{whose} {most} {} in flight{}, the most the hub carries: try again (limit: {})", .limit.what(), .place, .limit.flag())]
 pub(crate) struct TooMany {
     whose: &'static str,
     most: usize,
-    cluster: ClusterName,
+    place: String,
     pub(crate) limit: Limit,
 }
 
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
+    InAll,
     CallerShort,
     CallerLong,
     ClusterShort,
@@ -73,6 +82,7 @@ pub(crate) enum Limit {
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
+            in_all: limits.requests,
             short: Most {
                 per_caller: limits.requests_per_caller,
                 per_cluster: limits.requests_per_cluster,
@@ -81,7 +91,7 @@ impl Admission {
                 per_caller: limits.long_requests_per_caller,
                 per_cluster: limits.long_requests_per_cluster,
             },
-            clusters: Arc::default(),
+            flight: Arc::default(),
         }
     }
 
@@ -93,17 +103,21 @@ impl Admission {
         long: bool,
     ) -> Result<Admitted, TooMany> {
         let most = if long { self.long } else { self.short };
-        let mut clusters = lock(&self.clusters);
+        let mut flight = lock(&self.flight);
+        let Flight { in_all, clusters } = &mut *flight;
         let entry = match clusters.get_mut(cluster) {
             Some(entry) => entry,
             None => clusters.entry(cluster.clone()).or_default(),
         };
         let mine = entry.callers.get(&identity.user).copied().unwrap_or_default();
-        let limit = if mine.of(long) >= most.per_caller {
+        let limit = if *in_all >= self.in_all {
+            Limit::InAll
+        } else if mine.of(long) >= most.per_caller {
             if long { Limit::CallerLong } else { Limit::CallerShort }
         } else if entry.all.of(long) >= most.per_cluster {
             if long { Limit::ClusterLong } else { Limit::ClusterShort }
         } else {
+            *in_all += 1;
             *entry.all.of_mut(long) += 1;
             match entry.callers.get_mut(&identity.user) {
                 Some(mine) => *mine.of_mut(long) += 1,
@@ -115,20 +129,30 @@ impl Admission {
                 cluster: cluster.clone(),
                 identity: Arc::clone(identity),
                 long,
-                clusters: Arc::clone(&self.clusters),
+                flight: Arc::clone(&self.flight),
             });
         };
+        if entry.all.is_none() {
+            clusters.remove(cluster);
+        }
         let (whose, most) = match limit {
+            Limit::InAll => ("all callers have", self.in_all),
             Limit::CallerShort | Limit::CallerLong => ("this caller has", most.per_caller),
             Limit::ClusterShort | Limit::ClusterLong => ("all callers have", most.per_cluster),
         };
-        Err(TooMany { whose, most, cluster: cluster.clone(), limit })
+        let place = match limit {
+            Limit::InAll => String::new(),
+            _ => format!(" on cluster {cluster}"),
+        };
+        Err(TooMany { whose, most, place, limit })
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut clusters = lock(&self.clusters);
+        let mut flight = lock(&self.flight);
+        let Flight { in_all, clusters } = &mut *flight;
+        *in_all -= 1;
         let Some(entry) = clusters.get_mut(&self.cluster) else { return };
         *entry.all.of_mut(self.long) -= 1;
         if let Some(mine) = entry.callers.get_mut(&self.identity.user) {
@@ -143,11 +167,9 @@ impl Drop for Admitted {
     }
 }
 
-fn lock(
-    clusters: &Mutex<HashMap<ClusterName, Cluster>>,
-) -> MutexGuard<'_, HashMap<ClusterName, Cluster>> {
+fn lock(flight: &Mutex<Flight>) -> MutexGuard<'_, Flight> {
     // Nothing panics between two changes that belong together.
-    clusters.lock().unwrap_or_else(PoisonError::into_inner)
+    flight.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Counts ===
@@ -172,6 +194,7 @@ impl Limit {
     /// The metric label.
     pub(crate) const fn label(self) -> &'static str {
         match self {
+            Self::InAll => "requests",
             Self::CallerShort => "requests-per-caller",
             Self::CallerLong => "long-requests-per-caller",
             Self::ClusterShort => "requests-per-cluster",
@@ -181,6 +204,7 @@ impl Limit {
 
     const fn flag(self) -> &'static str {
         match self {
+            Self::InAll => "--max-requests",
             Self::CallerShort => "--max-requests-per-caller",
             Self::CallerLong => "--max-long-requests-per-caller",
             Self::ClusterShort => "--max-requests-per-cluster",
@@ -190,7 +214,7 @@ impl Limit {
 
     const fn what(self) -> &'static str {
         match self {
-            Self::CallerShort | Self::ClusterShort => "requests",
+            Self::InAll | Self::CallerShort | Self::ClusterShort => "requests",
             Self::CallerLong | Self::ClusterLong => "long-running requests",
         }
     }
@@ -246,6 +270,18 @@ mod tests {
     }
 
     #[test]
+    fn the_hub_has_an_end_as_well() {
+        let admission = Admission::new(&Limits { requests: 1, ..Limits::default() });
+        let held = admission.admit(&cluster("c1"), &caller("a"), true).unwrap();
+        let refused = admission.admit(&cluster("c2"), &caller("b"), false).unwrap_err();
+        assert_eq!(refused.limit, Limit::InAll);
+        assert!(refused.to_string().starts_with("all callers have 1 requests in flight, the most"));
+        assert_eq!(lock(&admission.flight).clusters.len(), 1, "a refusal leaves nothing");
+        drop(held);
+        assert!(admission.admit(&cluster("c2"), &caller("b"), false).is_ok());
+    }
+
+    #[test]
     fn watches_do_not_stop_a_get() {
         let (admission, c1, a) = (admission(), cluster("c1"), caller("a"));
         let watches: Vec<_> = (0..3).map(|_| admission.admit(&c1, &a, true).unwrap()).collect();
@@ -277,7 +313,8 @@ mod tests {
                 }
             }
             held.clear();
-            prop_assert!(lock(&admission.clusters).is_empty());
+            let flight = lock(&admission.flight);
+            prop_assert!(flight.clusters.is_empty() && flight.in_all == 0);
         }
     }
 }

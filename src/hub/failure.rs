@@ -33,6 +33,9 @@ pub(crate) enum Failure {
     /// The request's body broke off, or broke its framing.
     #[error("the request body could not be read: {0}")]
     Body(String),
+    /// A body over the limit that the operator set, bytes.
+    #[error("the request body has more than the {0} bytes that the hub takes (--max-body)")]
+    BodyTooLarge(u64),
     /// An upgrade request that cannot be carried.
     #[error("{0}")]
     Upgrade(#[from] ConnectError),
@@ -115,7 +118,11 @@ impl Failure {
         match self {
             Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
-            Self::Full(_) | Self::Head(_) | Self::TooMany(_) | Self::TooManyTokens(_) => Hop::Limit,
+            Self::Full(_)
+            | Self::Head(_)
+            | Self::TooMany(_)
+            | Self::TooManyTokens(_)
+            | Self::BodyTooLarge(_) => Hop::Limit,
             Self::NoTunnel { .. } | Self::TunnelLost { .. } => Hop::Tunnel,
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
@@ -131,6 +138,7 @@ impl Failure {
         match self {
             Self::Head(large) => Some(large.label()),
             Self::TooMany(refused) => Some(refused.limit.label()),
+            Self::BodyTooLarge(_) => Some("body"),
             Self::Full(_) => Some("tunnel-streams"),
             Self::TooManyTokens(_) => Some("live-tokens"),
             _ => None,
@@ -146,6 +154,7 @@ impl Hop {
     pub(crate) const fn of(error: &OpenError) -> Self {
         match error {
             OpenError::Reset(_) => Self::Agent,
+            OpenError::Unread => Self::Limit,
             _ => Self::Tunnel,
         }
     }

@@ -40,6 +40,12 @@ pub struct Limits {
     pub long_requests_per_caller: usize,
     /// The same, of one cluster.
     pub long_requests_per_cluster: usize,
+    /// Bytes of one request's body; no limit by default, because bodies stream.
+    pub max_body: Option<u64>,
+    /// Bytes that came through tunnels and that clients do not read, in all.
+    pub unread_bytes: u64,
+    /// Requests in flight in all.
+    pub requests: usize,
     /// Whose connections begin with a header of the PROXY protocol, at both listeners.
     pub proxies: Vec<IpNet>,
 }
@@ -100,6 +106,11 @@ impl Default for Limits {
             long_requests_per_caller: 4_000,
             // Below the 8,192 that one tunnel carries.
             long_requests_per_cluster: 8_000,
+            max_body: None,
+            // A thousand streams whose clients stopped, each with its full window.
+            unread_bytes: 256 << 20,
+            // Ten thousand watches, twice. Each may wait with a full buffer of its own.
+            requests: 20_000,
             // Anybody could write one.
             proxies: Vec::new(),
         }

@@ -3,8 +3,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use crate::name::ClusterName;
@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     pub(crate) access_lines_dropped: IntCounter,
     /// Times that a limit was reached, by `limit`.
     pub(crate) limit_hits: IntCounterVec,
+    /// Bytes that clients do not read, near the budget.
+    pub(crate) unread_bytes: IntGauge,
     /// User connections open.
     pub(crate) connections: Gauge,
 }
@@ -136,6 +138,13 @@ impl Metrics {
                 "limit_hits_total",
                 "Connections and requests that a limit of the hub turned away or cut",
                 &["limit"],
+            )?,
+            unread_bytes: register(
+                registry,
+                IntGauge::with_opts(opts(
+                    "unread_bytes",
+                    "Bytes held for clients that do not read; 0 while streams are too few to matter",
+                ))?,
             )?,
             connections: register(
                 registry,

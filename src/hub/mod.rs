@@ -38,6 +38,7 @@ mod replicas;
 mod route;
 mod shutdown;
 mod spokes;
+mod unread;
 mod verb;
 mod workers;
 
@@ -51,7 +52,7 @@ use crate::listen::pages;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{ServingTls, TlsError};
 use crate::state::StateError;
-use crate::tunnel::settings::Settings;
+use crate::tunnel::settings::{STREAM_WINDOW, Settings};
 use admin::Admin;
 use admission::Admission;
 use authn::Authenticator;
@@ -68,6 +69,7 @@ use registry::Registry;
 use replicas::Replicas;
 use shutdown::Shutdown;
 use spokes::Spokes;
+use unread::UnreadBudget;
 use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
@@ -168,6 +170,7 @@ impl Hub {
         let limits = Arc::new(self.config.limits.clone());
         let clients = Drain::new();
         let tunnels = Drain::new();
+        let unread = UnreadBudget::new(limits.unread_bytes, STREAM_WINDOW, &self.metrics);
         let front = Front {
             tls: self.tls.front.clone(),
             authenticator: self.authenticator.clone(),
@@ -176,6 +179,8 @@ impl Hub {
                 live: self.live.clone(),
                 drain: clients.clone(),
                 head_timeout: self.config.head_timeout,
+                max_body: limits.max_body,
+                unread: unread.clone(),
             },
             recorder: self.recorder.clone(),
             admission: Admission::new(&limits),
@@ -210,6 +215,7 @@ impl Hub {
         let spokes = Arc::new(Spokes { registry: self.registry.clone() });
         parts.spawn("watch of live streams", self.live.clone().run(spokes));
         parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));
+        parts.spawn("budget of unread bytes", unread.run());
         parts.spawn("probes", probe::run(self.registry.clone(), self.metrics.clone()));
         parts.spawn(
             "watch of the state",

@@ -18,6 +18,9 @@ pub enum OpenError {
     /// The tunnel was lost while the stream was under way.
     #[error("the tunnel was lost: {0}")]
     Lost(String),
+    /// We ended it: its reader took too little for too long ([`super::pump::Unread::cut`]).
+    #[error("the reader was too slow, and the budget of unread bytes is used up")]
+    Unread,
     /// HTTP/2 cannot express this head (connection-specific header, missing authority). Nothing was
     /// written, and repeating it is of no use.
     #[error("the head cannot be sent over HTTP/2: {0}")]

@@ -16,10 +16,10 @@ use crate::support::client::{Client, empty};
 use crate::support::fleet::Fleet;
 use crate::support::{PATIENCE, eventually, within};
 
-const WATCH: &str = "/c1/api/v1/configmaps?watch=true";
+pub(crate) const WATCH: &str = "/c1/api/v1/configmaps?watch=true";
 
 /// A hub with these limits, and `c1` behind it.
-async fn fleet(limits: Limits) -> Fleet {
+pub(crate) async fn fleet(limits: Limits) -> Fleet {
     let mut fleet = Fleet::limited(limits).await;
     fleet.add("c1").await;
     fleet.hub.wait_healthy("c1").await;
@@ -54,7 +54,7 @@ async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Duration {
     start.elapsed()
 }
 
-async fn hits(fleet: &Fleet, limit: &str) -> f64 {
+pub(crate) async fn hits(fleet: &Fleet, limit: &str) -> f64 {
     let label = format!("limit=\"{limit}\"");
     fleet.hub.metric("cluster_proxy_limit_hits_total", &[&label]).await
 }
@@ -255,73 +255,6 @@ async fn handshakes_have_a_deadline_and_a_share() {
         connect_from("127.0.0.3", &client).await.ok()
     })
     .await;
-}
-
-/// Requests whose answers have begun and do not end: held until dropped.
-async fn hold(
-    client: &Client,
-    path: &str,
-    count: usize,
-) -> Vec<http::Response<hyper::body::Incoming>> {
-    let mut held = Vec::new();
-    for _ in 0..count {
-        let response = client.open(client.request("GET", path, empty())).await.unwrap();
-        assert_eq!(response.status(), 200);
-        held.push(response);
-    }
-    held
-}
-
-#[tokio::test]
-async fn a_caller_with_too_much_in_flight_is_told_to_wait_and_others_are_not() {
-    let limits = Limits {
-        requests_per_caller: 2,
-        requests_per_cluster: 3,
-        long_requests_per_caller: 2,
-        long_requests_per_cluster: 3,
-        ..Limits::default()
-    };
-    let mut fleet = fleet(limits).await;
-    fleet.add("c2").await;
-    fleet.wait_serves("c2", PATIENCE).await;
-    let a = fleet.client("c1");
-    let b = fleet.anonymous().token(&fleet.spoke("c1").api.token("other"));
-    let c = fleet.anonymous().token(&fleet.spoke("c1").api.token("third"));
-    let elsewhere = fleet.client("c2");
-    let other = |path: &str| path.replace("/c1/", "/c2/");
-
-    let held = hold(&a, WATCH, 2).await;
-    let refused = a.get(WATCH).await;
-    let message = refused.assert_status(429, "TooManyRequests");
-    assert!(message.contains("--max-long-requests-per-caller"), "{message}");
-    assert_eq!(refused.headers["retry-after"], "1");
-    assert_eq!(a.get("/c1/version").await.status, 200, "a get is counted apart");
-    let more = hold(&b, WATCH, 1).await;
-    let message = c.get(WATCH).await.assert_status(429, "TooManyRequests");
-    assert!(message.contains("--max-long-requests-per-cluster"), "{message}");
-    drop(hold(&elsewhere, &other(WATCH), 1).await);
-    assert!(hits(&fleet, "long-requests-per-caller").await >= 1.0);
-
-    // Short ones: answers that their clients do not read.
-    let large = "/c1/proxy/firehose";
-    let held_short = hold(&a, large, 2).await;
-    let message = a.get("/c1/version").await.assert_status(429, "TooManyRequests");
-    assert!(message.contains("--max-requests-per-caller"), "{message}");
-    let more_short = hold(&b, large, 1).await;
-    let message = c.get("/c1/version").await.assert_status(429, "TooManyRequests");
-    assert!(message.contains("--max-requests-per-cluster"), "{message}");
-    assert_eq!(elsewhere.get("/c2/version").await.status, 200);
-    // The hub's own requests are none of these.
-    fleet.hub.wait_healthy("c1").await;
-
-    drop((held, more, held_short, more_short));
-    for (client, path) in [(&a, "/c1/version"), (&a, WATCH)] {
-        eventually("there is room again", PATIENCE, || async {
-            let response = client.open(client.request("GET", path, empty())).await.ok()?;
-            (response.status() == 200).then_some(())
-        })
-        .await;
-    }
 }
 
 #[tokio::test]

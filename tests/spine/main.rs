@@ -2,6 +2,7 @@
 //! anything but a loopback. `tests/README.md` says which upstream and security cases are here.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod budgets;
 mod drains;
 mod limits;
 mod live;

@@ -62,6 +62,10 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_STREAMS_PER_CONNECTION", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_streams_per_connection: Option<u32>,
 
+    /// Requests in flight in all, those that may stay open for ever included [default: 20000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_REQUESTS", value_name = "N")]
+    max_requests: Option<NonZero<usize>>,
+
     /// Requests of one caller in flight on one cluster [default: 400]
     #[arg(long, env = "CLUSTER_PROXY_MAX_REQUESTS_PER_CALLER", value_name = "N")]
     max_requests_per_caller: Option<NonZero<usize>>,
@@ -77,6 +81,14 @@ pub(super) struct LimitArgs {
     /// The same of all callers; a tunnel carries 8192 [default: 8000]
     #[arg(long, env = "CLUSTER_PROXY_MAX_LONG_REQUESTS_PER_CLUSTER", value_name = "N")]
     max_long_requests_per_cluster: Option<NonZero<usize>>,
+
+    /// Bytes of one request's body [default: no limit, bodies stream]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_BODY", value_name = "SIZE", value_parser = size)]
+    max_body: Option<u64>,
+
+    /// Bytes held for clients that do not read, in all; then the longest-stalled stream is reset [default: 256MiB]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_UNREAD_BYTES", value_name = "SIZE", value_parser = size)]
+    max_unread_bytes: Option<u64>,
 
     /// Load balancers whose connections begin with a PROXY protocol header (v1 or v2), both listeners
     #[arg(long, env = "CLUSTER_PROXY_PROXY_PROTOCOL_FROM", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
@@ -113,6 +125,9 @@ impl LimitArgs {
             streams_per_connection: self
                 .max_streams_per_connection
                 .unwrap_or(default.streams_per_connection),
+            requests: or(self.max_requests, default.requests),
+            max_body: self.max_body.or(default.max_body),
+            unread_bytes: self.max_unread_bytes.unwrap_or(default.unread_bytes),
             requests_per_caller: or(self.max_requests_per_caller, default.requests_per_caller),
             requests_per_cluster: or(self.max_requests_per_cluster, default.requests_per_cluster),
             long_requests_per_caller: or(
@@ -185,6 +200,8 @@ mod tests {
             ("handshake_timeout", time(limits.handshake_timeout)),
             ("max_headers", limits.header_count.to_string()),
             ("max_header_bytes", size(limits.header_bytes.into())),
+            ("max_requests", limits.requests.to_string()),
+            ("max_unread_bytes", size(limits.unread_bytes)),
             ("max_requests_per_caller", limits.requests_per_caller.to_string()),
             ("max_requests_per_cluster", limits.requests_per_cluster.to_string()),
             ("max_long_requests_per_caller", limits.long_requests_per_caller.to_string()),

@@ -131,25 +131,37 @@ impl Body for ResponseBody {
 pub(crate) struct RequestBody {
     body: Incoming,
     received: Arc<AtomicU64>,
+    most: Option<u64>,
+}
+
+/// Why a request's body is not taken to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    /// The client's side.
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    /// Longer than the operator allows, bytes.
+    #[error("longer than {0} bytes")]
+    TooLarge(u64),
 }
 
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Counts into `received`.
-    pub(crate) fn new(body: Incoming, received: Arc<AtomicU64>) -> Self {
-        Self { body, received }
+    /// Counts into `received`, and takes at most `most` bytes.
+    pub(crate) fn new(body: Incoming, received: Arc<AtomicU64>, most: Option<u64>) -> Self {
+        Self { body, received, most }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         loop {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
             match frame {
@@ -157,12 +169,17 @@ impl Body for RequestBody {
                     // Empty frames mean nothing, and a peer counts them against the connection.
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
-                        self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        let count = data.len() as u64;
+                        let before = self.received.fetch_add(count, Ordering::Relaxed);
+                        if let Some(most) = self.most.filter(|most| before + count > *most) {
+                            return Poll::Ready(Some(Err(RequestBodyError::TooLarge(most))));
+                        }
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(_trailers) => return Poll::Ready(None),
                 },
-                other => return Poll::Ready(other),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
             }
         }
     }

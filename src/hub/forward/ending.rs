@@ -156,7 +156,15 @@ mod tests {
     fn forwarder() -> Forwarder {
         let live = LiveStreams::new(&prometheus::Registry::new()).unwrap();
         let registry = Registry::new(live.clone());
-        Forwarder { registry, live, drain: Drain::new(), head_timeout: Duration::from_secs(5) }
+        let metrics = crate::hub::metrics::Metrics::new(&prometheus::Registry::new()).unwrap();
+        Forwarder {
+            registry,
+            live,
+            drain: Drain::new(),
+            head_timeout: Duration::from_secs(5),
+            max_body: None,
+            unread: crate::hub::unread::UnreadBudget::new(u64::MAX, 1, &metrics),
+        }
     }
 
     fn order(mode: Mode, life: Option<Duration>) -> Order {

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::authn::Identity;
 use super::failure::Failure;
 use super::live::LiveStreams;
 use super::record::Record;
 use super::registry::{PickError, Registry, Tunnel};
+use super::unread::UnreadBudget;
 use super::verb::{RequestKind, Span};
 use crate::drain::Drain;
 use crate::name::ClusterName;
@@ -38,6 +39,10 @@ pub(crate) struct Forwarder {
     pub(crate) drain: Drain,
     /// How long an API server may think, counted from the end of the request's body.
     pub(crate) head_timeout: Duration,
+    /// Bytes of a request's body, where the operator set a limit.
+    pub(crate) max_body: Option<u64>,
+    /// What clients do not read.
+    pub(crate) unread: UnreadBudget,
 }
 
 /// A request that was let in: what to send, and on whose behalf.
@@ -63,6 +68,10 @@ impl Forwarder {
         body: Incoming,
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        // Refused before anything is sent where the request says how long its body is.
+        if let Some(most) = self.max_body.filter(|most| body.size_hint().lower() > *most) {
+            return Err(Failure::BodyTooLarge(most));
+        }
         let short = order.kind.span == Span::Short && upgrade.is_none();
         let live = if short { None } else { self.enter(&order)? };
         match upgrade {
@@ -121,7 +130,7 @@ fn failure(error: OpenError, cluster: &ClusterName) -> Failure {
         OpenError::Lost(reason) => Failure::TunnelLost { cluster, reason },
         // Refused unseen, time and again: the agent has all it carries.
         OpenError::Refused => Failure::Full(cluster),
-        OpenError::Reset(_) | OpenError::Invalid(_) => {
+        OpenError::Reset(_) | OpenError::Invalid(_) | OpenError::Unread => {
             Failure::Reset { cluster, reason: error.to_string() }
         }
     }

@@ -62,6 +62,7 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Head(HeadTooLarge::Target { .. }) => {
             (StatusCode::URI_TOO_LONG, "RequestURITooLong")
         }
+        Failure::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
         Failure::Head(_) => {
             (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "RequestHeaderFieldsTooLarge")
         }

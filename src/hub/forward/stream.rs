@@ -7,7 +7,7 @@ use http::Response;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::sleep;
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::{RequestBody, RequestBodyError, ResponseBody};
 use super::ending::{refusal, right_lost};
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
 use crate::hub::failure::Failure;
@@ -28,8 +28,8 @@ pub(super) async fn forward(
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
     let received = record.as_ref().map(|record| Arc::clone(&record.received));
-    let body =
-        (!body.is_end_stream()).then(|| RequestBody::new(body, received.unwrap_or_default()));
+    let body = (!body.is_end_stream())
+        .then(|| RequestBody::new(body, received.unwrap_or_default(), forwarder.max_body));
     let (response, tunnel) = match &live {
         // An upload, or a wait for the head, may take as long as any stream.
         Some(live) => tokio::select! {
@@ -66,7 +66,7 @@ async fn send(
                 let again = match &error {
                     OpenError::NotWritten | OpenError::Refused => whole,
                     OpenError::Lost(_) => bodiless && order.kind.is_repeatable(&order.method),
-                    OpenError::Reset(_) | OpenError::Invalid(_) => false,
+                    OpenError::Reset(_) | OpenError::Invalid(_) | OpenError::Unread => false,
                 };
                 if !again || attempt == ATTEMPTS {
                     let error = match error {
@@ -113,7 +113,7 @@ async fn exchange(
                 match sent {
                     Ok(_) => late.set(sleep(forwarder.head_timeout)),
                     Err(BodyError::Source(error)) => {
-                        return Err(Lost::Other(Failure::Body(error.to_string())));
+                        return Err(Lost::Other(broken(&*error)));
                     }
                     // The head, or the reason why there is none, is on its way.
                     Err(BodyError::Stream(_)) => {}
@@ -140,6 +140,14 @@ async fn exchange(
     }
 }
 
+/// Why a client's body was not taken to its end.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+    match error.downcast_ref() {
+        Some(RequestBodyError::TooLarge(most)) => Failure::BodyTooLarge(*most),
+        _ => Failure::Body(error.to_string()),
+    }
+}
+
 async fn finish<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
@@ -159,6 +167,7 @@ pub(super) fn answer(
     let (mut head, body) = response.into_parts();
     if let Some(record) = record {
         headers::downstream(&mut head.headers, &record.request_id);
+        forwarder.unread.watch(&body, &order.cluster, &record.request_id);
         record.answered(head.status, order.kind);
     }
     let body = match order.kind.span {

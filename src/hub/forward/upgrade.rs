@@ -79,6 +79,7 @@ pub(super) async fn forward(
     };
     if let Some(record) = record {
         headers::downstream(&mut head.headers, &record.request_id);
+        forwarder.unread.watch(&body, &order.cluster, &record.request_id);
     }
     ask(&mut head.headers, upgrade.protocol);
     let answer = Response::from_parts(head, ResponseBody::full(Full::default()));

@@ -7,7 +7,7 @@ mod splice;
 
 pub use super::error::BodyError;
 pub use body::BodySender;
-pub use receive::ReceiveBody;
+pub use receive::{ReceiveBody, Unread};
 pub use send::SendHalf;
 pub use splice::{Spliced, splice};
 

@@ -1,14 +1,15 @@
 //! The receiving half of a stream.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::send::StreamState;
 use crate::tunnel::error::OpenError;
@@ -23,9 +24,7 @@ use crate::tunnel::error::OpenError;
 /// not: an answer may go on after its request's body lost all interest (RFC 9113 section 8.1).
 #[derive(Debug)]
 pub struct ReceiveBody {
-    stream: RecvStream,
-    /// Resets the stream on an early drop, and holds its permit.
-    state: Option<Arc<StreamState>>,
+    received: Arc<Mutex<Received>>,
     /// What content-length leaves to come.
     remaining: Option<u64>,
     /// Handed out, window not yet returned.
@@ -34,6 +33,22 @@ pub struct ReceiveBody {
     stashed: Option<Result<Bytes, OpenError>>,
     ended: bool,
 }
+
+/// What others than the reader may see of a body, and cut.
+#[derive(Debug)]
+struct Received {
+    /// `None` once it was cut.
+    stream: Option<RecvStream>,
+    /// Resets the stream on an early drop, and holds its permit.
+    state: Option<Arc<StreamState>>,
+    /// When the reader last asked for more, and how to tell it of a cut.
+    asked: Instant,
+    reader: Option<Waker>,
+}
+
+/// A look at a body from outside, as long as the body lives.
+#[derive(Clone, Debug)]
+pub struct Unread(Weak<Mutex<Received>>);
 
 // === impl ReceiveBody ===
 
@@ -47,15 +62,30 @@ impl ReceiveBody {
         let ended = stream.is_end_stream();
         let length = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
         let remaining = if ended { Some(0) } else { length() };
-        Self { stream, state, remaining, owed: 0, stashed: None, ended }
+        let received =
+            Received { stream: Some(stream), state, asked: Instant::now(), reader: None };
+        let received = Arc::new(Mutex::new(received));
+        Self { received, remaining, owed: 0, stashed: None, ended }
+    }
+
+    /// For those who count what is not read.
+    pub fn unread(&self) -> Unread {
+        Unread(Arc::downgrade(&self.received))
+    }
+
+    /// Whether [`Unread::cut`] ended it.
+    pub(super) fn is_cut(&self) -> bool {
+        lock(&self.received).stream.is_none()
+    }
+
+    fn is_drained(&self) -> bool {
+        lock(&self.received).stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     /// The next chunk; small frames are merged.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, OpenError>>> {
-        if self.owed > 0 {
-            // Fails only for more than was received, or on a stream that is gone: no window then.
-            let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.owed));
-        }
+        let owed = std::mem::take(&mut self.owed);
+        lock(&self.received).ask(cx, owed);
         let first = match self.stashed.take() {
             Some(stashed) => stashed,
             None => match ready!(self.poll_frame_data(cx)) {
@@ -95,9 +125,13 @@ impl ReceiveBody {
         if merged.is_empty() { first } else { merged.freeze() }
     }
 
-    fn poll_frame_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, OpenError>>> {
+    fn poll_frame_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, OpenError>>> {
         loop {
-            match ready!(self.stream.poll_data(cx)) {
+            let mut received = lock(&self.received);
+            let Some(stream) = &mut received.stream else {
+                return Poll::Ready(Some(Err(OpenError::Unread)));
+            };
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(OpenError::of_stream(&error)))),
@@ -121,9 +155,12 @@ impl Body for ReceiveBody {
         let frame = match ready!(self.poll_chunk(cx)) {
             Some(Ok(chunk)) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
             Some(Err(error)) => Some(Err(error)),
-            None => match ready!(self.stream.poll_trailers(cx)) {
-                Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-                Err(error) => Some(Err(OpenError::of_stream(&error))),
+            None => match &mut lock(&self.received).stream {
+                Some(stream) => match ready!(stream.poll_trailers(cx)) {
+                    Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+                    Err(error) => Some(Err(OpenError::of_stream(&error))),
+                },
+                None => Some(Err(OpenError::Unread)),
             },
         };
         self.ended = true;
@@ -131,7 +168,7 @@ impl Body for ReceiveBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || (self.stashed.is_none() && self.stream.is_end_stream())
+        self.ended || (self.stashed.is_none() && !self.is_cut() && self.is_drained())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -141,12 +178,65 @@ impl Body for ReceiveBody {
 
 impl Drop for ReceiveBody {
     fn drop(&mut self) {
-        if let Some(state) = &self.state
-            && !self.is_end_stream()
+        if !self.is_end_stream()
+            && let Some(state) = &lock(&self.received).state
         {
             state.reset(Reason::CANCEL);
         }
     }
+}
+
+// === impl Received ===
+
+impl Received {
+    /// The reader asks for more, and so has taken `owed` bytes.
+    fn ask(&mut self, cx: &Context<'_>, owed: usize) {
+        self.asked = Instant::now();
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => self.reader = Some(cx.waker().clone()),
+        }
+        if let (Some(stream), 1..) = (&mut self.stream, owed) {
+            // Fails only for more than was received, or on a stream that is gone: no window then.
+            let _ = stream.flow_control().release_capacity(owed);
+        }
+    }
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// Bytes that came through the tunnel and that the reader has not taken, and when it last asked
+    /// for some. `None` once the body is gone.
+    pub fn measure(&self) -> Option<(usize, Instant)> {
+        let received = self.0.upgrade()?;
+        let mut received = lock(&received);
+        let asked = received.asked;
+        Some((received.stream.as_mut()?.flow_control().used_capacity(), asked))
+    }
+
+    /// Whether the body is still there.
+    pub fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Resets the stream and frees what it holds; its reader gets [`OpenError::Unread`].
+    pub fn cut(&self) {
+        let Some(received) = self.0.upgrade() else { return };
+        let mut received = lock(&received);
+        received.stream = None;
+        if let Some(state) = &received.state {
+            state.reset(Reason::CANCEL);
+        }
+        if let Some(reader) = received.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
+    // A panic under it leaves nothing half-done that matters: the stream is dropped with its body.
+    received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Chunks below this are worth copying together: one write later on for many.

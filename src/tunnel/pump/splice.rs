@@ -87,6 +87,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
         // Last, because waiting for window and waiting for a reset share one registration; and
         // needed, because neither direction sees a reset while it waits for `io`.
         if let Poll::Ready(error) = self.send.poll_reset(cx) {
+            let error = if self.receive.is_cut() { OpenError::Unread } else { error };
             return Poll::Ready(Err(BodyError::Stream(error)));
         }
         Poll::Pending
