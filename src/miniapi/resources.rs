@@ -118,7 +118,7 @@ fn built_in() -> Vec<Arc<Resource>> {
 fn subresource_verbs(name: &str) -> Vec<&'static str> {
     match name {
         "log" => vec!["get"],
-        "exec" => vec!["create", "get"],
+        "attach" | "exec" | "portforward" => vec!["create", "get"],
         "token" | "eviction" => vec!["create"],
         "finalize" => vec!["update"],
         _ => vec!["get", "patch", "update"],
@@ -158,7 +158,7 @@ const TABLE: [Row; 38] = [
     ("v1", "nodes", "Node", false, "no", "status"),
     ("v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc", "status"),
     ("v1", "persistentvolumes", "PersistentVolume", false, "pv", "status"),
-    ("v1", "pods", "Pod", true, "po", "eviction exec log status"),
+    ("v1", "pods", "Pod", true, "po", "attach eviction exec log portforward status"),
     ("v1", "replicationcontrollers", "ReplicationController", true, "rc", "status"),
     ("v1", "resourcequotas", "ResourceQuota", true, "quota", "status"),
     ("v1", "secrets", "Secret", true, "", ""),

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use super::auth::{self, Identity};
 use super::cluster::Cluster;
+use super::pods::Subresource;
 use super::rbac::{self, Attributes};
 use super::request::{RequestInfo, Target};
 use super::resources::{self, Resource};
@@ -92,7 +93,9 @@ impl Call<'_> {
             "" => {}
             name if !aim.resource.has(name) => return Err(MiniStatus::no_such_path()),
             "log" => return pods::log(self, &aim),
-            "exec" => return pods::exec(self, &aim, request).await,
+            "exec" => return pods::connect(self, &aim, request, Subresource::Exec),
+            "attach" => return pods::connect(self, &aim, request, Subresource::Attach),
+            "portforward" => return pods::connect(self, &aim, request, Subresource::PortForward),
             "eviction" => return write::evict(self, &aim),
             "scale" => return scale::answer(self, &aim, request).await,
             "token" => return reviews::token(self, &aim, request).await,

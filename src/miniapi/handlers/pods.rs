@@ -4,7 +4,8 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{Aim, Answer, Call};
-use crate::miniapi::pods::LogOptions;
+use crate::miniapi::pods::{LogOptions, Subresource};
+use crate::miniapi::request::Target;
 use crate::miniapi::response::{Body, MiniStatus, with_type};
 
 pub(super) fn log(call: &Call<'_>, aim: &Aim) -> Answer {
@@ -27,9 +28,15 @@ pub(super) fn log(call: &Call<'_>, aim: &Aim) -> Answer {
     Ok(response)
 }
 
-pub(super) async fn exec(call: &Call<'_>, aim: &Aim, request: Request<Incoming>) -> Answer {
+pub(super) fn connect(
+    call: &Call<'_>,
+    aim: &Aim,
+    request: Request<Incoming>,
+    subresource: Subresource,
+) -> Answer {
     exists(call, aim)?;
-    Ok(call.cluster.pods.exec(request, &aim.target.namespace, &aim.target.name).await)
+    let Target { namespace, name, .. } = &aim.target;
+    Ok(call.cluster.pods.connect(request, subresource, namespace, name))
 }
 
 fn exists(call: &Call<'_>, aim: &Aim) -> Result<(), MiniStatus> {

@@ -38,14 +38,6 @@ impl Version {
         }
     }
 
-    /// Its subprotocol.
-    pub(super) fn subprotocol(self) -> &'static str {
-        match self {
-            Self::V4 => "v4.channel.k8s.io",
-            Self::V5 => "v5.channel.k8s.io",
-        }
-    }
-
     /// Reads one message; `None` for what this side of the protocol has no use for.
     pub(super) fn read(self, mut message: Bytes) -> Option<FromClient> {
         if message.is_empty() {
@@ -53,14 +45,20 @@ impl Version {
         }
         match message.split_to(1)[0] {
             STDIN => Some(FromClient::Stdin(message)),
-            RESIZE if message.len() <= MAX_RESIZE => {
-                let Size { width, height } = serde_json::from_slice(&message).ok()?;
-                Some(FromClient::Resize { rows: height, columns: width })
-            }
+            RESIZE => resize(&message),
             CLOSE if self == Self::V5 && message[..] == [STDIN] => Some(FromClient::CloseStdin),
             _ => None,
         }
     }
+}
+
+/// A new size of the client's terminal, as JSON.
+pub(super) fn resize(text: &[u8]) -> Option<FromClient> {
+    if text.len() > MAX_RESIZE {
+        return None;
+    }
+    let Size { width, height } = serde_json::from_slice(text).ok()?;
+    Some(FromClient::Resize { rows: height, columns: width })
 }
 
 /// A buffer for a message on `channel`, with room for `capacity` bytes of it.
@@ -115,12 +113,12 @@ struct Size {
 const STDIN: u8 = 0;
 pub(super) const STDOUT: u8 = 1;
 pub(super) const STDERR: u8 = 2;
-const ERROR: u8 = 3;
+pub(super) const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// A size in JSON takes some 30 bytes.
-const MAX_RESIZE: usize = 256;
+pub(super) const MAX_RESIZE: usize = 256;
 
 #[cfg(test)]
 mod tests {

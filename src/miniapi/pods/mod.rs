@@ -1,30 +1,47 @@
-//! What runs inside a Pod: its log, and the processes that `exec` starts.
+//! What runs inside a Pod: its main program and its log, the processes that `exec` starts, and a few
+//! services on fixed ports.
 //!
-//! A Pod here is a name, a log that ticks, and a scratch folder. `exec` starts a **real process of
+//! A Pod here is a name, a log that ticks, and a scratch folder. `attach` reaches the program that
+//! writes the log, `port-forward` the [`services`]. `exec` starts a **real process of
 //! this machine** in that folder, with an empty environment, as the user who runs this program.
 //! **This is not isolation**: the process sees every file, socket and process that its user sees.
 //! Therefore the API server that owns a [`PodRuntime`] listens on loopback only, asks for a token
 //! before it lets anybody in, and is left out of images (cargo feature `sandbox`).
 //!
 //! The processes of a Pod end with it, with the stream that started them, and with the runtime.
+//!
+//! ```text
+//!  connect -> upgrade (which protocol)
+//!     |-- websocket (channel) --+
+//!     |-- remote (spdy) --------+-> session -> process, or attach -> log
+//!     `-- forward (spdy) -> services
+//! ```
 
+mod attach;
 mod channel;
-mod exec;
+mod connect;
+mod forward;
 mod log;
 mod options;
 mod process;
+mod remote;
 mod scratch;
+mod services;
 mod session;
+mod spdy;
+mod upgrade;
+mod websocket;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use self::connect::Place;
 use self::log::Log;
 use self::scratch::Scratch;
 use super::response::{Body, MiniStatus};
@@ -44,6 +61,14 @@ pub(crate) struct LogOptions {
     pub(crate) previous: bool,
     /// End after so many bytes, in the middle of a line if need be.
     pub(crate) limit_bytes: Option<u64>,
+}
+
+/// What a client can be connected to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Subresource {
+    Exec,
+    Attach,
+    PortForward,
 }
 
 /// All Pods of one cluster. Clones share them; the last one to go ends their processes.
@@ -145,17 +170,22 @@ impl PodRuntime {
         Ok(log.read(*options, pod.ended.clone()))
     }
 
-    /// Answers an authorised `exec` request, and performs its upgrade.
-    pub(crate) async fn exec(
+    /// Answers an authorised request for an interactive subresource of a Pod,
+    /// and performs its upgrade.
+    pub(crate) fn connect(
         &self,
         request: Request<hyper::body::Incoming>,
+        subresource: Subresource,
         namespace: &str,
         name: &str,
     ) -> Response<Body> {
-        match exec::start(&self.shared, request, namespace, name) {
-            Ok(switching) => switching,
-            Err(status) => status.into_response(),
-        }
+        let place = Place { namespace, pod: name };
+        let answer = match subresource {
+            Subresource::Exec => connect::exec(&self.shared, request, place),
+            Subresource::Attach => connect::attach(&self.shared, request, place),
+            Subresource::PortForward => connect::port_forward(&self.shared, request, place),
+        };
+        answer.unwrap_or_else(MiniStatus::into_response)
     }
 }
 
@@ -167,13 +197,37 @@ impl Shared {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The right to one more session.
+    fn permit(&self) -> Result<OwnedSemaphorePermit, MiniStatus> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            MiniStatus::new(429, "TooManyRequests", "too many sessions in this cluster")
+        })
+    }
+
+    /// What ends what is inside this Pod.
+    fn alive(&self, place: Place<'_>) -> Result<CancellationToken, MiniStatus> {
+        Ok(find(&self.pods(), place.namespace, place.pod)?.ended.clone())
+    }
+
+    /// The log of a container's main program, and what ends it.
+    fn main(
+        &self,
+        place: Place<'_>,
+        container: Option<&str>,
+    ) -> Result<(Log, CancellationToken), MiniStatus> {
+        let pods = self.pods();
+        let pod = find(&pods, place.namespace, place.pod)?;
+        let (_, log) = pod.container(place.pod, container)?;
+        Ok((log.clone(), pod.ended.clone()))
+    }
+
     /// Where a process of this Pod runs, and what ends it.
     fn enter(
         &self,
-        namespace: &str,
-        name: &str,
+        place: Place<'_>,
         container: Option<&str>,
     ) -> Result<(Arc<Scratch>, CancellationToken), MiniStatus> {
+        let Place { namespace, pod: name } = place;
         let mut pods = self.pods();
         find(&pods, namespace, name)?.container(name, container)?;
         let key = (namespace.to_owned(), name.to_owned());
@@ -224,7 +278,7 @@ fn find<'a>(
         .ok_or_else(|| MiniStatus::not_found("pods", name))
 }
 
-/// Processes of `exec` at one time in one cluster: each holds a process, three pipes and a socket.
+/// Sessions at one time in one cluster: one of `exec` holds a process, three pipes and a socket.
 const MAX_SESSIONS: usize = 64;
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
-//! `PodExecOptions` from a query string. Pure.
+//! `PodExecOptions` and `PodAttachOptions` from a query string. Pure.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::miniapi::response::MiniStatus;
 
-/// What to run, and which of its streams the client wants (`PodExecOptions` of `core/v1`).
+/// What to run, and which of its streams the client wants (`PodExecOptions`, `PodAttachOptions` of
+/// `core/v1`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ExecOptions {
-    /// Program and arguments; not empty.
+pub(super) struct RemoteOptions {
+    /// Program and arguments; not empty for `exec`, without a meaning for `attach`.
     pub(super) command: Vec<OsString>,
     pub(super) container: Option<String>,
     pub(super) stdin: bool,
@@ -17,14 +18,27 @@ pub(super) struct ExecOptions {
     pub(super) tty: bool,
 }
 
-// === impl ExecOptions ===
+// === impl RemoteOptions ===
 
-impl ExecOptions {
+impl RemoteOptions {
     /// Parses the query of an `exec` request.
     ///
     /// # Errors
     /// 400, with the words of the API server, when the options make no sense together.
-    pub(super) fn parse(query: &str) -> Result<Self, MiniStatus> {
+    pub(super) fn of_exec(query: &str) -> Result<Self, MiniStatus> {
+        let options = Self::of_attach(query)?;
+        if options.command.first().is_none_or(|program| program.is_empty()) {
+            let why = "you must specify at least 1 command for the container";
+            return Err(MiniStatus::bad_request(why));
+        }
+        Ok(options)
+    }
+
+    /// Parses the query of an `attach` request.
+    ///
+    /// # Errors
+    /// As [`RemoteOptions::of_exec`].
+    pub(super) fn of_attach(query: &str) -> Result<Self, MiniStatus> {
         let mut options = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -47,9 +61,7 @@ impl ExecOptions {
     }
 
     fn check(self) -> Result<Self, MiniStatus> {
-        let wrong = if self.command.first().is_none_or(|program| program.is_empty()) {
-            "you must specify at least 1 command for the container"
-        } else if !self.stdin && !self.stdout && !self.stderr {
+        let wrong = if !self.stdin && !self.stdout && !self.stderr {
             "you must specify at least 1 of stdin, stdout, stderr"
         } else if self.tty && self.stderr {
             "tty and stderr cannot both be true"
@@ -98,7 +110,7 @@ mod tests {
     #[test]
     fn what_kubectl_sends() {
         let query = "command=sh&command=-c&command=echo+hi%3B%20cat%20%2Fproc&container=main&stdin=true&stdout=true&tty=true";
-        let options = ExecOptions::parse(query).unwrap();
+        let options = RemoteOptions::of_exec(query).unwrap();
         assert_eq!(options.command, ["sh", "-c", "echo hi; cat /proc"]);
         assert_eq!(options.container.as_deref(), Some("main"));
         assert!(options.stdin && options.stdout && !options.stderr && options.tty);
@@ -119,20 +131,20 @@ mod tests {
             ("command=a%00b&stdout=1", false),
             ("command=%ff&stdout=1", true),
         ] {
-            assert_eq!(ExecOptions::parse(query).is_ok(), works, "{query}");
+            assert_eq!(RemoteOptions::of_exec(query).is_ok(), works, "{query}");
         }
     }
 
     proptest! {
         #[test]
         fn any_query_is_parsed_or_refused(query in ".*") {
-            let _ = ExecOptions::parse(&query);
+            let _ = RemoteOptions::of_exec(&query);
         }
 
         #[test]
         fn every_argument_survives(argument in proptest::collection::vec(1u8.., 1..50)) {
             let encoded: String = argument.iter().map(|byte| format!("%{byte:02X}")).collect();
-            let options = ExecOptions::parse(&format!("command={encoded}&stdout=true")).unwrap();
+            let options = RemoteOptions::of_exec(&format!("command={encoded}&stdout=true")).unwrap();
             prop_assert_eq!(options.command, vec![OsString::from_vec(argument)]);
         }
     }

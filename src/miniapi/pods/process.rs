@@ -11,7 +11,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 
-use super::options::ExecOptions;
+use super::attach;
+use super::options::RemoteOptions;
 
 /// A running process. Dropping it kills its process group.
 pub(super) struct Process {
@@ -35,13 +36,15 @@ pub(super) type Output = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) enum Stdin {
     Pipe(ChildStdin),
     Terminal(OwnedWritePty),
+    /// Of a container's main program.
+    Main(attach::Input),
 }
 
 /// Starts what `options` asks for in `scratch`.
 ///
 /// # Errors
 /// What the system said; `NotFound` when there is no such program.
-pub(super) fn spawn(options: &ExecOptions, scratch: &Path) -> io::Result<(Process, Streams)> {
+pub(super) fn spawn(options: &RemoteOptions, scratch: &Path) -> io::Result<(Process, Streams)> {
     let (program, arguments) = options
         .command
         .split_first()
@@ -56,7 +59,7 @@ pub(super) fn spawn(options: &ExecOptions, scratch: &Path) -> io::Result<(Proces
     if options.tty { on_terminal(command) } else { on_pipes(command, options) }
 }
 
-fn on_pipes(mut command: Command, options: &ExecOptions) -> io::Result<(Process, Streams)> {
+fn on_pipes(mut command: Command, options: &RemoteOptions) -> io::Result<(Process, Streams)> {
     let pipe = |wanted: bool| {
         if wanted { Stdio::piped() } else { Stdio::null() }
     };
@@ -137,6 +140,7 @@ impl Stdin {
         match self {
             Self::Pipe(pipe) => pipe.write_all(data).await,
             Self::Terminal(terminal) => terminal.write_all(data).await,
+            Self::Main(input) => input.write(data).await,
         }
     }
 
@@ -145,6 +149,8 @@ impl Stdin {
         match &mut self {
             Self::Pipe(pipe) => pipe.shutdown().await,
             Self::Terminal(terminal) => terminal.write_all(&[END_OF_TRANSMISSION]).await,
+            // The program goes on, and others may attach to it.
+            Self::Main(_) => Ok(()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! One `exec`: a WebSocket on one side, a process on the other.
+//! One `exec` or `attach`: a client on one side, a process or a container's main program on the other.
 
 use std::convert::Infallible;
 use std::io;
@@ -6,78 +6,77 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
-use super::channel::{self, FromClient, STDERR, STDOUT, Version};
-use super::options::ExecOptions;
+use super::attach;
+use super::channel::{self, FromClient, STDERR, STDOUT};
+use super::log::Log;
+use super::options::RemoteOptions;
 use super::process::{self, Output, Stdin, Streams};
 use super::scratch::Scratch;
 
-/// What a session needs to know.
+/// What a session needs to know, whatever it is spoken over.
 pub(super) struct Session {
-    pub(super) version: Version,
-    pub(super) options: ExecOptions,
-    /// Held to the end, so that the folder outlives the process.
-    pub(super) scratch: Arc<Scratch>,
+    pub(super) work: Work,
+    pub(super) options: RemoteOptions,
     /// Cancelled when the Pod goes.
     pub(super) ended: CancellationToken,
 }
 
+/// What is on the other side of a session.
+pub(super) enum Work {
+    /// A process of its own. The folder is held to the end, so that it outlives the process.
+    Exec(Arc<Scratch>),
+    /// The main program of a container, which writes this log.
+    Attach(Log),
+}
+
+/// Where messages to the client go. The first byte of each is its channel.
+pub(super) trait ToClient: Send {
+    /// Sends one message; waits while the client does not read.
+    fn send(&mut self, message: Bytes) -> impl Future<Output = Result<(), Left>> + Send;
+}
+
+/// The client is not there any more.
+#[derive(Debug)]
+pub(super) struct Left;
+
 // === impl Session ===
 
 impl Session {
-    /// Runs the process until it ends, the client leaves or the Pod goes, and tells the client.
-    pub(super) async fn run<IO>(self, io: IO)
-    where
-        IO: AsyncRead + AsyncWrite + Send + Unpin,
-    {
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE))
-            .max_write_buffer_size(MAX_MESSAGE);
-        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        let (mut to_client, mut from_client) = socket.split();
-        let Some(status) = self.serve(&mut to_client, &mut from_client).await else {
-            return; // nobody is left to tell
-        };
-        let goodbye = async {
-            to_client.send(Message::Binary(channel::verdict(&status))).await?;
-            // Without a code, kubectl takes the end for a failure.
-            let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-            to_client.send(Message::Close(Some(frame))).await?;
-            // Closing with bytes unread would reset the connection under the client, verdict and all.
-            while from_client.next().await.is_some_and(|message| message.is_ok()) {}
-            Ok::<_, Error>(())
-        };
-        // A client that does not read has no claim on our time.
-        let _ = timeout(GOODBYE, goodbye).await;
+    /// Works until there is nothing more to do, the client leaves (`left` ends) or the Pod goes.
+    /// Returns how it went, or `None` when the client left first. `queue` is what the client says.
+    pub(super) async fn serve(
+        &self,
+        to_client: &mut impl ToClient,
+        left: impl Future<Output = ()>,
+        queue: mpsc::Receiver<FromClient>,
+    ) -> Option<Value> {
+        match &self.work {
+            Work::Exec(scratch) => self.exec(scratch, to_client, left, queue).await,
+            Work::Attach(log) => self.attach(log, to_client, left, queue).await,
+        }
     }
 
-    /// Returns how it went, or `None` when the client left first.
-    async fn serve<W, R>(&self, to_client: &mut W, from_client: &mut R) -> Option<Value>
-    where
-        W: Sink<Message, Error = Error> + Unpin,
-        R: Stream<Item = Result<Message, Error>> + Unpin,
-    {
-        let started = process::spawn(&self.options, self.scratch.path());
+    async fn exec(
+        &self,
+        scratch: &Scratch,
+        to_client: &mut impl ToClient,
+        left: impl Future<Output = ()>,
+        queue: mpsc::Receiver<FromClient>,
+    ) -> Option<Value> {
+        let started = process::spawn(&self.options, scratch.path());
         let (mut process, Streams { stdin, stdout, stderr }) = match started {
             Ok(started) => started,
             Err(error) => return Some(channel::failed(&self.not_started(&error))),
         };
         let group = process.group();
-        let (events, queue) = mpsc::channel(QUEUE);
         let exited = CancellationToken::new();
         let ended = tokio::select! {
-            () = listen(from_client, self.version, events) => return None,
+            () = left => return None,
             never = feed(stdin, queue, self.options.stdin) => match never {},
             () = async {
                 self.ended.cancelled().await;
@@ -97,10 +96,35 @@ impl Session {
         };
         let code = match ended {
             Some(Ok((code, ()))) => code,
-            Some(Err(_)) => return None, // the client left while we wrote
+            Some(Err(Left)) => return None,
             None => process.wait().await,
         };
         Some(code.map_or_else(|error| channel::failed(&error.to_string()), channel::exited))
+    }
+
+    async fn attach(
+        &self,
+        log: &Log,
+        to_client: &mut impl ToClient,
+        left: impl Future<Output = ()>,
+        queue: mpsc::Receiver<FromClient>,
+    ) -> Option<Value> {
+        let interrupted = CancellationToken::new();
+        let (input, output) =
+            attach::join(log, self.options.tty, self.ended.clone(), interrupted.clone());
+        let output = self.options.stdout.then_some(output);
+        let exited = CancellationToken::new();
+        let watch = async {
+            relay(to_client, output, None, &exited).await?;
+            self.ended.cancelled().await;
+            Ok::<_, Left>(())
+        };
+        tokio::select! {
+            () = left => None,
+            never = feed(Some(Stdin::Main(input)), queue, self.options.stdin) => match never {},
+            () = interrupted.cancelled() => Some(channel::exited(0)),
+            watched = watch => watched.ok().map(|()| channel::exited(0)),
+        }
     }
 
     fn not_started(&self, error: &io::Error) -> String {
@@ -111,27 +135,6 @@ impl Session {
                 "error executing command in container: exec: \"{program}\": executable file not found in $PATH"
             ),
             _ => format!("error executing command in container: exec: \"{program}\": {error}"),
-        }
-    }
-}
-
-/// Reads what the client says; ends when it leaves.
-async fn listen<R>(from_client: &mut R, version: Version, events: mpsc::Sender<FromClient>)
-where
-    R: Stream<Item = Result<Message, Error>> + Unpin,
-{
-    while let Some(Ok(message)) = from_client.next().await {
-        let message = match message {
-            Message::Binary(bytes) => bytes,
-            Message::Text(text) => text.into(),
-            Message::Close(_) => return,
-            // A ping is answered by the WebSocket itself.
-            _ => continue,
-        };
-        if let Some(event) = version.read(message)
-            && events.send(event).await.is_err()
-        {
-            return;
         }
     }
 }
@@ -165,18 +168,15 @@ async fn feed(
 
 /// Sends what the process writes. One piece is on its way at a time: a client that does not read
 /// stops us, and through its pipe the process. Ends when the process's streams end.
-async fn relay<W>(
-    to_client: &mut W,
+async fn relay(
+    to_client: &mut impl ToClient,
     mut stdout: Option<Output>,
     mut stderr: Option<Output>,
     exited: &CancellationToken,
-) -> Result<(), Error>
-where
-    W: Sink<Message, Error = Error> + Unpin,
-{
+) -> Result<(), Left> {
     // Some clients take the first message, empty as it is, for the sign that the session is on.
     let first = if stdout.is_some() { STDOUT } else { STDERR };
-    to_client.send(Message::Binary(channel::message(first, 0).freeze())).await?;
+    to_client.send(channel::message(first, 0).freeze()).await?;
     while stdout.is_some() || stderr.is_some() {
         // What left the process group may hold the pipe open for ever.
         let abandoned = async {
@@ -190,7 +190,7 @@ where
             () = abandoned => return Ok(()),
         };
         match piece {
-            Some(piece) => to_client.send(Message::Binary(piece)).await?,
+            Some(piece) => to_client.send(piece).await?,
             None => *stream = None,
         }
     }
@@ -211,10 +211,7 @@ async fn read(stream: &mut Option<Output>, channel: u8) -> Option<Bytes> {
 }
 
 /// Messages read ahead of a process that does not read: enough to notice that the client leaves.
-const QUEUE: usize = 4;
-
-/// The largest message a client may send; kubectl sends at most 32 KiB.
-const MAX_MESSAGE: usize = 1 << 20;
+pub(super) const QUEUE: usize = 4;
 
 /// Bytes read from a process at a time.
 const PIECE: usize = 16 << 10;
@@ -223,4 +220,4 @@ const PIECE: usize = 16 << 10;
 const AFTER_EXIT: Duration = Duration::from_millis(500);
 
 /// How long a client gets to read the verdict and to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);

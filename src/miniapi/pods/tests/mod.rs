@@ -15,6 +15,10 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::*;
 
+mod attach;
+mod forward;
+mod spdy;
+
 type Socket = WebSocketStream<DuplexStream>;
 
 /// A runtime with one Pod `web` of one container `main`.
@@ -25,18 +29,33 @@ fn runtime() -> (PodRuntime, tempfile::TempDir) {
     (runtime, directory)
 }
 
-async fn open(runtime: &PodRuntime, protocol: &str, query: &str) -> Result<Socket, Error> {
+/// A connection to an HTTP server that has one subresource of the Pod.
+fn connection(runtime: &PodRuntime, subresource: Subresource) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(16 << 10);
     let runtime = runtime.clone();
     let service = service_fn(move |request| {
-        let runtime = runtime.clone();
-        async move { Ok::<_, std::convert::Infallible>(runtime.exec(request, "default", "web").await) }
+        let answer = runtime.connect(request, subresource, "default", "web");
+        async move { Ok::<_, std::convert::Infallible>(answer) }
     });
     tokio::spawn(
         hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(theirs), service)
             .with_upgrades(),
     );
+    ours
+}
+
+async fn open(runtime: &PodRuntime, protocol: &str, query: &str) -> Result<Socket, Error> {
+    upgrade(runtime, Subresource::Exec, protocol, query).await
+}
+
+async fn upgrade(
+    runtime: &PodRuntime,
+    subresource: Subresource,
+    protocol: &str,
+    query: &str,
+) -> Result<Socket, Error> {
+    let ours = connection(runtime, subresource);
     let mut request = format!("ws://pods/exec?{query}").into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
     tokio_tungstenite::client_async(request, ours).await.map(|(socket, _)| socket)
