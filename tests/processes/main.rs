@@ -9,6 +9,7 @@ mod outages;
 mod reload;
 mod rolling;
 mod sandbox;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod verbs;
