@@ -216,7 +216,6 @@ impl Kubectl {
         Self { http1, ..self.clone() }
     }
 
-    /// The command line `kubectl ARGS`, not started.
     /// Runs it again and again, whenever it ends; what it prints is added to `output`.
     pub(crate) fn looped(&self, args: &[&str], output: &Path) -> Process {
         let once = self.command(args);
@@ -229,6 +228,7 @@ impl Kubectl {
         Process { name: "looped".to_owned(), log: output.to_owned(), begins: 0, child, group: true }
     }
 
+    /// The command line `kubectl ARGS`, not started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         let home = self.kubeconfig.parent().unwrap();
