@@ -5,6 +5,7 @@
 mod budgets;
 mod drains;
 mod limits;
+#[cfg(feature = "sandbox")]
 mod live;
 mod observed;
 mod outages;
