@@ -1,9 +1,14 @@
 //! What the agent counts. Labels are closed sets.
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::tunnel::headers::Mode;
+use crate::tunnel::opener::TunnelEnd;
+use crate::tunnel::pump::Meter;
 
 /// The metrics of one agent, in a registry of its own.
 #[derive(Clone)]
@@ -13,7 +18,18 @@ pub(super) struct Metrics {
     pub(super) tunnels: IntGauge,
     reconnects: IntCounterVec,
     requests: IntCounterVec,
+    /// Seconds from a request to the API server's head.
+    pub(super) api_server: Histogram,
+    /// Bytes of upgraded connections.
+    pub(super) upgraded: Upgraded,
     certificate_expiry: Gauge,
+}
+
+/// What upgraded connections carry, both ways, as it happens.
+#[derive(Clone)]
+pub(super) struct Upgraded {
+    to_api_server: IntCounter,
+    from_api_server: IntCounter,
 }
 
 /// Why a tunnel is dialled once more.
@@ -23,8 +39,10 @@ pub(super) enum Reconnect {
     Unreachable,
     /// The connection ended before the hub's hello.
     Refused,
-    /// A living tunnel broke.
-    Lost,
+    /// The connection of a living tunnel broke.
+    Broken,
+    /// The hub answered no ping on a living tunnel.
+    PingTimeout,
     /// The hub closed a living tunnel: it stopped, or it revoked or removed the cluster.
     Closed,
     /// The hub asked us to dial elsewhere.
@@ -63,7 +81,22 @@ impl Metrics {
         )
         .expect(VALID);
         register(&registry, certificate_expiry.clone());
-        Self { registry, tunnels, reconnects, requests, certificate_expiry }
+        let upgraded = counter(
+            "cluster_proxy_agent_upgraded_bytes_total",
+            "Bytes of exec, attach and port-forward, by direction.",
+            &["direction"],
+        );
+        let upgraded = Upgraded {
+            to_api_server: upgraded.with_label_values(&["to-api-server"]),
+            from_api_server: upgraded.with_label_values(&["from-api-server"]),
+        };
+        let seconds = HistogramOpts::new(
+            "cluster_proxy_agent_api_server_seconds",
+            "Seconds from a request to the head of the API server's answer.",
+        );
+        let api_server = Histogram::with_opts(seconds.buckets(BUCKETS.to_vec())).expect(VALID);
+        register(&registry, api_server.clone());
+        Self { registry, tunnels, reconnects, requests, api_server, upgraded, certificate_expiry }
     }
 
     pub(super) fn reconnect(&self, reason: Reconnect) {
@@ -87,14 +120,37 @@ impl Metrics {
     }
 }
 
+// === impl Upgraded ===
+
+/// What the stream brings goes to the API server.
+impl Meter for Upgraded {
+    fn sent(&self, bytes: u64) {
+        self.from_api_server.inc_by(bytes);
+    }
+
+    fn received(&self, bytes: u64) {
+        self.to_api_server.inc_by(bytes);
+    }
+}
+
 // === impl Reconnect ===
 
 impl Reconnect {
+    /// Why a tunnel that was in use is no more.
+    pub(super) const fn after(end: &TunnelEnd) -> Self {
+        match end {
+            TunnelEnd::Graceful | TunnelEnd::Closed(_) => Self::Closed,
+            TunnelEnd::PingTimeout => Self::PingTimeout,
+            TunnelEnd::Broken(_) => Self::Broken,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",
-            Self::Lost => "lost",
+            Self::Broken => "broken",
+            Self::PingTimeout => "ping-timeout",
             Self::Closed => "closed",
             Self::Leave => "leave",
             Self::Renewed => "renewed",
@@ -105,6 +161,10 @@ impl Reconnect {
 fn register(registry: &Registry, collector: impl Collector + 'static) {
     registry.register(Box::new(collector)).expect(VALID);
 }
+
+/// 250 us, on the same node, to 60 s, when an API server gives up.
+const BUCKETS: [f64; 12] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 10.0, 60.0];
 
 /// Names and labels are constants of this file.
 const VALID: &str = "invariant: metric names are valid and registered once";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -19,7 +20,7 @@ use super::upgrade;
 use super::upstream::{Account, UpstreamError};
 use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
-use crate::tunnel::headers::{FAULT, Fault, Mode};
+use crate::tunnel::headers::{FAULT, Fault, Mode, TOOK, took_value};
 use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
 use crate::tunnel::server::{Handler, Responder};
 
@@ -161,6 +162,7 @@ impl Service {
         let body =
             if body.is_end_stream() { no_body() } else { body.map_err(Into::into).boxed_unsync() };
         let access = self.accesses.current();
+        let started = Instant::now();
         let sent = access.upstream.send(account, Request::from_parts(parts, body));
         let outcome = tokio::select! {
             outcome = sent => outcome,
@@ -169,13 +171,21 @@ impl Service {
         };
         match outcome {
             Ok(answer) => {
-                self.note(None);
-                let outcome = self.respond(account, answer.response, responder).await;
+                let took = self.answered(started);
+                let outcome = self.respond(account, answer.response, took, responder).await;
                 drop(answer.lease);
                 outcome
             }
             Err(error) => self.fail(responder, &error),
         }
+    }
+
+    /// The API server has sent a head. Returns how long it took.
+    pub(super) fn answered(&self, started: Instant) -> Duration {
+        self.note(None);
+        let took = started.elapsed();
+        self.metrics.api_server.observe(took.as_secs_f64());
+        took
     }
 
     /// Passes an answer of the API server on, unless it refuses *us*: the caller must not read a
@@ -184,6 +194,7 @@ impl Service {
         &self,
         account: Account,
         response: Response<B>,
+        took: Duration,
         responder: Responder,
     ) -> Outcome
     where
@@ -199,6 +210,7 @@ impl Service {
         let ended = body.is_end_stream();
         let mut headers = parts.headers;
         headers::clean_response(&mut headers);
+        headers.insert(TOOK, took_value(took));
         let Ok(send) = responder.send(head(status, headers), ended) else {
             return Outcome::Cancelled;
         };

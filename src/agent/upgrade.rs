@@ -2,12 +2,14 @@
 
 use http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::headers;
 use super::hello::no_body;
 use super::serve::{Outcome, Service, head};
 use super::upstream::{Account, UpstreamError};
 use crate::tunnel::connect::{self, Answer, Upgrade};
+use crate::tunnel::headers::{TOOK, took_value};
 use crate::tunnel::pump::{self, ReceiveBody};
 use crate::tunnel::server::Responder;
 
@@ -26,6 +28,7 @@ pub(super) async fn pass(
     let outward = Request::from_parts(parts, no_body());
 
     let access = service.accesses.current();
+    let started = Instant::now();
     let outcome = tokio::select! {
         outcome = access.upstream.send_upgrade(account, outward) => outcome,
         _ = responder.cancelled() => return Outcome::Cancelled,
@@ -34,13 +37,13 @@ pub(super) async fn pass(
         Ok(answer) => answer,
         Err(error) => return service.fail(responder, &error),
     };
-    service.note(None);
+    let took = service.answered(started);
     let upgrading = hyper::upgrade::on(&mut response);
     headers::keeping_upgrade(response.headers_mut(), headers::clean_response);
     let switched = match connect::encode_response(response, asked) {
         Ok(Answer::Switched(switched)) => switched,
         Ok(Answer::Plain(response)) => {
-            let outcome = service.respond(account, response, responder).await;
+            let outcome = service.respond(account, response, took, responder).await;
             drop(driver);
             return outcome;
         }
@@ -56,11 +59,13 @@ pub(super) async fn pass(
             return service.fail(responder, &error);
         }
     };
-    let Ok(send) = responder.send(head(StatusCode::OK, switched.into_parts().0.headers), false)
-    else {
+    let mut answer = head(StatusCode::OK, switched.into_parts().0.headers);
+    answer.headers_mut().insert(TOOK, took_value(took));
+    let Ok(send) = responder.send(answer, false) else {
         return Outcome::Cancelled;
     };
-    let spliced = pump::splice(TokioIo::new(upgraded), send, receive).await;
+    let spliced =
+        pump::splice(TokioIo::new(upgraded), send, receive, &service.metrics.upgraded).await;
     tracing::debug!(sent = spliced.sent, received = spliced.received, "an upgrade ended");
     drop(driver);
     Outcome::Upgraded

@@ -98,6 +98,7 @@ impl AccessLogger {
         let mut text = Vec::with_capacity(TYPICAL_LINE);
         // Invariant: a line is strings and numbers, which JSON always has.
         serde_json::to_writer(&mut text, line).expect("a line is serialisable");
+        let mut text = plain(text);
         text.push(b'\n');
         if let Err(TrySendError::Full(_)) = queue.try_send(Entry::Line(text)) {
             self.dropped.inc();
@@ -115,6 +116,23 @@ impl AccessLogger {
     }
 }
 
+/// JSON leaves DEL and everything beyond ASCII as it is, and some terminals obey control characters
+/// there (U+009B is `ESC [`): escaped, as JSON allows in strings, the only place that has them.
+fn plain(json: Vec<u8>) -> Vec<u8> {
+    if json.iter().all(|byte| *byte < DEL) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() * 2);
+    for unit in String::from_utf8_lossy(&json).encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if byte < DEL => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    escaped.into_bytes()
+}
+
+const DEL: u8 = 0x7f;
 /// Lines waiting for the disk: about a second at full speed.
 const QUEUE: usize = 16 * 1024;
 /// One write per this many bytes, or whenever the queue runs empty.

@@ -139,7 +139,7 @@ impl Dock {
                 self.probe(&cluster);
                 let end = ended.unwrap_or_else(|error| TunnelEnd::Broken(error.to_string()));
                 self.count(&cluster);
-                self.metrics.tunnels_ended.with_label_values(&[end_label(&end)]).inc();
+                self.lost(&cluster, &end);
                 tracing::info!(%cluster, %peer, tunnel = tunnel.id, ?end, "tunnel ended");
             }
             // A draw of an agent behind a balancer: nothing is wrong with it.
@@ -285,6 +285,13 @@ impl Dock {
     fn probe(&self, cluster: &ClusterName) {
         let (dock, cluster) = (self.clone(), cluster.clone());
         self.drain.spawn(async move { probe(&dock.registry, &dock.metrics, cluster).await });
+    }
+
+    fn lost(&self, cluster: &ClusterName, end: &TunnelEnd) {
+        // A name that was removed must not come back as a label.
+        let enrolled = self.registry.is_enrolled(cluster);
+        let cluster = if enrolled { cluster.as_str() } else { "" };
+        self.metrics.tunnels_lost.with_label_values(&[cluster, end_label(end)]).inc();
     }
 
     fn count(&self, cluster: &ClusterName) {

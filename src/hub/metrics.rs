@@ -3,11 +3,12 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::name::ClusterName;
+use crate::telemetry::series::forget;
 
 /// Every metric of the hub's data path.
 #[derive(Clone, Debug)]
@@ -15,8 +16,10 @@ pub(crate) struct Metrics {
     /// Requests ended, by `cluster`, `verb`, `code` and failing `hop`. `cluster` is empty for
     /// callers that were not let in.
     pub(crate) requests: IntCounterVec,
-    /// Seconds by `leg`: `authentication`, `response-head` (tunnel and API server), `total`.
-    pub(crate) latency: HistogramVec,
+    /// Seconds of answered requests, by `leg`.
+    pub(crate) legs: Legs,
+    /// Body bytes, by `cluster`, `kind` and `direction`; those of upgraded connections too.
+    pub(crate) bytes: IntCounterVec,
     /// Requests under way, by `cluster`.
     pub(crate) in_flight: IntGaugeVec,
     /// Open streams that may live for ever, by `cluster` and `kind`.
@@ -25,8 +28,8 @@ pub(crate) struct Metrics {
     pub(crate) streams_ended: IntCounterVec,
     /// Live tunnels, by `cluster`.
     pub(crate) tunnels: IntGaugeVec,
-    /// Tunnels that ended, by `reason`.
-    pub(crate) tunnels_ended: IntCounterVec,
+    /// Tunnels that ended, by `cluster` and `reason`.
+    pub(crate) tunnels_lost: IntCounterVec,
     /// Agents turned away at the dock, by `reason`.
     pub(crate) dock_refusals: IntCounterVec,
     /// 1 when the last probe of a cluster went through, else 0.
@@ -78,18 +81,18 @@ impl Metrics {
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             register(registry, IntGaugeVec::new(opts(name, help), labels)?)
         };
-        let histogram = HistogramOpts::new(
-            format!("{PREFIX}latency_seconds"),
-            "Seconds by leg: authentication, response-head (tunnel and API server), total",
-        )
-        .buckets(LATENCY_BUCKETS.to_vec());
         Ok(Self {
             requests: counter(
                 "requests_total",
                 "Requests ended, by the hop that failed (none: answered by the API server)",
                 &["cluster", "verb", "code", "hop"],
             )?,
-            latency: register(registry, HistogramVec::new(histogram, &["leg"])?)?,
+            legs: Legs::new(registry)?,
+            bytes: counter(
+                "bytes_total",
+                "Body bytes, those of upgraded connections included",
+                &["cluster", "kind", "direction"],
+            )?,
             in_flight: gauge("requests_in_flight", "Requests under way", &["cluster"])?,
             live_streams: gauge(
                 "live_streams",
@@ -102,7 +105,11 @@ impl Metrics {
                 &["cluster", "reason"],
             )?,
             tunnels: gauge("tunnels", "Live tunnels", &["cluster"])?,
-            tunnels_ended: counter("tunnels_ended_total", "Tunnels that ended", &["reason"])?,
+            tunnels_lost: counter(
+                "tunnels_lost_total",
+                "Tunnels that ended, whoever ended them",
+                &["cluster", "reason"],
+            )?,
             dock_refusals: counter(
                 "agents_refused_total",
                 "Connections turned away at the agent listener",
@@ -153,12 +160,51 @@ impl Metrics {
         })
     }
 
-    /// Drops what is said about a cluster that is no longer enrolled: nobody mends its health.
+    /// Drops every series of a cluster that is no longer enrolled: clusters that come and go must
+    /// not add up.
     pub(crate) fn forget(&self, cluster: &ClusterName) {
-        for gauge in [&self.healthy, &self.tunnels, &self.in_flight] {
-            // There is nothing to drop where it was never set.
-            let _ = gauge.remove_label_values(&[cluster.as_str()]);
+        for gauge in [&self.healthy, &self.tunnels, &self.in_flight, &self.live_streams] {
+            forget(gauge, "cluster", cluster.as_str());
         }
+        for counter in [&self.requests, &self.bytes, &self.tunnels_lost, &self.streams_ended] {
+            forget(counter, "cluster", cluster.as_str());
+        }
+    }
+}
+
+/// Where the time of a request goes. What may live for ever has no `body` and no `total`.
+#[derive(Clone, Debug)]
+pub(crate) struct Legs {
+    /// From the request's head to "let in".
+    pub(crate) authentication: Histogram,
+    /// From there to the head of the answer, without what the agent waited: hub, tunnel, agent.
+    pub(crate) tunnel: Histogram,
+    /// What the agent waited for the API server's head.
+    pub(crate) api_server: Histogram,
+    /// From the answer's head to its last byte.
+    pub(crate) body: Histogram,
+    /// All of it; of requests that got no answer from an API server as well.
+    pub(crate) total: Histogram,
+}
+
+// === impl Legs ===
+
+impl Legs {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let seconds = HistogramOpts::new(
+            format!("{PREFIX}latency_seconds"),
+            "Seconds by leg: authentication, tunnel, api-server (to its head), body, total",
+        )
+        .buckets(LATENCY_BUCKETS.to_vec());
+        let legs = register(registry, HistogramVec::new(seconds, &["leg"])?)?;
+        let leg = |name| legs.with_label_values(&[name]);
+        Ok(Self {
+            authentication: leg("authentication"),
+            tunnel: leg("tunnel"),
+            api_server: leg("api-server"),
+            body: leg("body"),
+            total: leg("total"),
+        })
     }
 }
 

@@ -38,6 +38,7 @@ mod replicas;
 mod route;
 mod shutdown;
 mod spokes;
+mod traffic;
 mod unread;
 mod verb;
 mod workers;
@@ -134,7 +135,7 @@ impl Hub {
         let log = access_log::AccessLogger::open(&config.access_log, dropped)
             .map_err(HubError::AccessLog)?;
         let workers = Workers::start(config.workers).map_err(HubError::Workers)?;
-        let recorder = Recorder { metrics: metrics.clone(), log };
+        let recorder = Recorder { metrics: metrics.clone(), log, registry: registry.clone() };
         Ok(Self {
             config,
             addresses,

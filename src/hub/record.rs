@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 use prometheus::IntGauge;
@@ -18,6 +18,8 @@ use super::admission::Admitted;
 use super::authn::Identity;
 use super::failure::{Failure, Hop};
 use super::metrics::Metrics;
+use super::registry::Registry;
+use super::traffic::Traffic;
 use super::verb::{RequestKind, Span};
 use crate::listen::pace::Running;
 use crate::name::ClusterName;
@@ -28,6 +30,8 @@ use crate::telemetry::trace::TraceId;
 pub(crate) struct Recorder {
     pub(crate) metrics: Metrics,
     pub(crate) log: AccessLogger,
+    /// Whose names may become labels.
+    pub(crate) registry: Registry,
 }
 
 /// One request.
@@ -46,10 +50,13 @@ pub(crate) struct Record {
     code: StatusCode,
     hop: Hop,
     reason: String,
-    /// Body bytes from the client; shared with the request's body, which outlives the head.
-    pub(crate) received: Arc<AtomicU64>,
-    /// Body bytes to the client.
-    pub(crate) sent: u64,
+    /// Shared with the request's body, which outlives the head.
+    pub(crate) traffic: Arc<Traffic>,
+    /// When the head went on its way to the API server, and when the answer's came.
+    admitted: Option<Instant>,
+    answered: Option<Instant>,
+    /// Whether the answer ends by itself: how long a watch is open is nobody's latency.
+    ends: bool,
     in_flight: Option<IntGauge>,
     live: Option<IntGauge>,
     /// Keeps the connection from counting as idle.
@@ -83,8 +90,10 @@ impl Record {
             code: CLIENT_GONE,
             hop: Hop::Client,
             reason: String::new(),
-            received: Arc::default(),
-            sent: 0,
+            traffic: Arc::default(),
+            admitted: None,
+            answered: None,
+            ends: true,
             in_flight: None,
             live: None,
             serving: None,
@@ -111,10 +120,12 @@ impl Record {
         kind: RequestKind,
     ) {
         let metrics = &self.recorder.metrics;
-        let labels = [cluster.as_str()];
-        let authentication = metrics.latency.with_label_values(&["authentication"]);
-        authentication.observe(self.started.elapsed().as_secs_f64());
-        let in_flight = metrics.in_flight.with_label_values(&labels);
+        let now = Instant::now();
+        metrics.legs.authentication.observe((now - self.started).as_secs_f64());
+        self.admitted = Some(now);
+        self.ends = matches!(kind.span, Span::Short | Span::Proxy);
+        self.traffic.admitted(metrics, cluster, kind.span);
+        let in_flight = metrics.in_flight.with_label_values(&[cluster.as_str()]);
         in_flight.inc();
         self.in_flight = Some(in_flight);
         self.cluster = Some(cluster.clone());
@@ -122,16 +133,29 @@ impl Record {
         self.verb = kind.verb;
     }
 
-    /// A response head from the API server goes to the client. A stream that may live for ever gets
-    /// a line of its own now.
-    pub(crate) fn answered(&mut self, code: StatusCode, kind: RequestKind) {
+    /// A response head from the API server goes to the client; `upstream` is how long the agent
+    /// says that it waited for it. A stream that may live for ever gets a line of its own now.
+    pub(crate) fn answered(
+        &mut self,
+        code: StatusCode,
+        kind: RequestKind,
+        upstream: Option<Duration>,
+    ) {
         self.code = code;
         self.hop = Hop::None;
         let metrics = &self.recorder.metrics;
-        let head = metrics.latency.with_label_values(&["response-head"]);
-        head.observe(self.started.elapsed().as_secs_f64());
+        let now = Instant::now();
+        self.answered = Some(now);
+        self.ends &= kind.span != Span::Interactive;
+        if let (Some(admitted), Some(upstream)) = (self.admitted, upstream) {
+            // An agent can say what it likes, of its own cluster.
+            let upstream = upstream.min(now - admitted);
+            metrics.legs.api_server.observe(upstream.as_secs_f64());
+            metrics.legs.tunnel.observe((now - admitted - upstream).as_secs_f64());
+        }
         let opened = code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS;
-        if let (Some(label), Some(cluster), true) = (live_label(kind.span), &self.cluster, opened) {
+        if let (Some(label), Some(cluster), true) = (kind.span.live_label(), &self.cluster, opened)
+        {
             let live = metrics.live_streams.with_label_values(&[cluster.as_str(), label]);
             live.inc();
             self.live = Some(live);
@@ -157,9 +181,15 @@ impl Record {
 
     /// The stream was ended by us.
     pub(crate) fn ended_by_hub(&mut self, reason: &'static str) {
-        let cluster = self.cluster.as_ref().map_or("", ClusterName::as_str);
+        let cluster = self.label();
         self.recorder.metrics.streams_ended.with_label_values(&[cluster, reason]).inc();
         self.reason = reason.to_owned();
+    }
+
+    /// The cluster as a label: what ends after its cluster was removed must not bring the name back.
+    fn label(&self) -> &str {
+        let enrolled = |cluster: &&ClusterName| self.recorder.registry.is_enrolled(cluster);
+        self.cluster.as_ref().filter(enrolled).map_or("", ClusterName::as_str)
     }
 
     fn write(&self, event: &'static str) {
@@ -182,8 +212,8 @@ impl Record {
             path: &self.path,
             code: self.code.as_u16(),
             hop: self.hop.label(),
-            received: self.received.load(Ordering::Relaxed),
-            sent: self.sent,
+            received: self.traffic.received(),
+            sent: self.traffic.sent(),
             duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             reason: shortened(&self.reason),
         });
@@ -196,11 +226,14 @@ impl Drop for Record {
             gauge.dec();
         }
         let metrics = &self.recorder.metrics;
-        let cluster = self.cluster.as_ref().map_or("", ClusterName::as_str);
-        let labels = [cluster, self.verb, code_label(&self.code), self.hop.label()];
+        let labels = [self.label(), self.verb, code_label(&self.code), self.hop.label()];
         metrics.requests.with_label_values(&labels).inc();
-        let total = metrics.latency.with_label_values(&["total"]);
-        total.observe(self.started.elapsed().as_secs_f64());
+        if self.ends {
+            if let Some(answered) = self.answered {
+                metrics.legs.body.observe(answered.elapsed().as_secs_f64());
+            }
+            metrics.legs.total.observe(self.started.elapsed().as_secs_f64());
+        }
         self.write("end");
     }
 }
@@ -224,16 +257,16 @@ const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
     Err(_) => StatusCode::BAD_REQUEST,
 };
 
-/// A spoke can answer with any number: those that nobody registered share a label.
+/// A spoke can answer with any number: those that no API server and no hub answers with share
+/// labels.
 fn code_label(code: &StatusCode) -> &str {
-    if code.canonical_reason().is_some() || *code == CLIENT_GONE { code.as_str() } else { "other" }
-}
-
-fn live_label(span: Span) -> Option<&'static str> {
-    match span {
-        Span::Watch => Some("watch"),
-        Span::Follow => Some("follow"),
-        Span::Interactive => Some("interactive"),
-        Span::Short | Span::Proxy => None,
+    match code.as_u16() {
+        101 | 200 | 201 | 202 | 204 | 206 | 301 | 302 | 304 | 307 | 308 | 400 | 401 | 403 | 404
+        | 405 | 406 | 409 | 410 | 412 | 413 | 415 | 417 | 422 | 429 | 431 | 499 | 500 | 501
+        | 502 | 503 | 504 => code.as_str(),
+        _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,26 @@ pub(crate) enum Span {
     Interactive,
 }
 
+// === impl Span ===
+
+impl Span {
+    /// The metric label.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Short => "request",
+            Self::Proxy => "proxy",
+            Self::Watch => "watch",
+            Self::Follow => "follow",
+            Self::Interactive => "interactive",
+        }
+    }
+
+    /// The label of what may live for ever.
+    pub(crate) fn live_label(self) -> Option<&'static str> {
+        matches!(self, Self::Watch | Self::Follow | Self::Interactive).then(|| self.label())
+    }
+}
+
 // === impl RequestKind ===
 
 impl RequestKind {

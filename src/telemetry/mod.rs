@@ -1,4 +1,5 @@
 //! Logs, metrics and traces.
 
 pub mod log;
+pub mod series;
 pub mod trace;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,6 +20,10 @@ pub const METHOD: HeaderName = HeaderName::from_static("cluster-proxy-method");
 pub const UPGRADE: HeaderName = HeaderName::from_static("cluster-proxy-upgrade");
 /// On an answer that the agent made itself: which [`Fault`].
 pub const FAULT: HeaderName = HeaderName::from_static("cluster-proxy-fault");
+
+/// On an answer of the API server: microseconds that the agent waited for its head, so that the hub
+/// can tell a slow API server from a slow way. Optional.
+pub const TOOK: HeaderName = HeaderName::from_static("cluster-proxy-took");
 
 /// The three ways to stand before the spoke's API server, and the tunnel's own exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +118,17 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// How long the agent says that the API server took for the head of this answer.
+pub fn took(headers: &HeaderMap) -> Option<Duration> {
+    let micros: u32 = single(headers, &TOOK)?.parse().ok()?;
+    Some(Duration::from_micros(micros.into()))
+}
+
+/// The header value of [`TOOK`]; longer than an hour is said to be that.
+pub fn took_value(took: Duration) -> HeaderValue {
+    HeaderValue::from(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
 }
 
 /// The value of a header that may stand only once.

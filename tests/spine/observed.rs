@@ -64,3 +64,36 @@ async fn a_trace_is_joined_and_a_bad_one_replaced() {
     assert_eq!(anonymous.send(request).await.status, 401);
     assert_eq!(line(&fleet, "refused").await["trace_id"], TRACE);
 }
+
+#[tokio::test]
+async fn strangers_make_no_series() {
+    let fleet = Fleet::start(&["c1"]).await;
+    let client = fleet.client("c1");
+    let series = async || {
+        let text = fleet.hub.admin("/metrics").await;
+        let ours = text.lines().filter(|line| line.starts_with("cluster_proxy_requests_total"));
+        ours.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    let round = async |index: u32| {
+        let unknown = client.get(&format!("/stranger-{index}/api/v1/pods")).await;
+        assert_eq!(unknown.status, 401);
+        let known = client.get(&format!("/c1/api/v1/namespaces/n{index}/things/x")).await;
+        assert_eq!(known.status, 404);
+    };
+    round(0).await;
+    let before = eventually("the first round is counted", PATIENCE, || async {
+        let now = series().await;
+        let codes = ["401", "404"].map(|code| format!("code=\"{code}\""));
+        codes.iter().all(|code| now.iter().any(|one| one.contains(code))).then_some(now)
+    })
+    .await;
+    for index in 1..200 {
+        round(index).await;
+    }
+    assert_eq!(series().await, before);
+    // The agent says how long its API server took; nothing of that reaches the client.
+    let answer = client.get("/c1/version").await;
+    assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("cluster-proxy-")));
+    let leg = fleet.hub.metric("cluster_proxy_latency_seconds_count", &[r#"leg="api-server""#]);
+    assert!(leg.await >= 200.0);
+}

@@ -75,7 +75,7 @@ impl Dialer {
                 }
                 Event::Ended(end) => {
                     tracing::warn!(%end, "a tunnel was lost");
-                    return self.metrics.reconnect(Reconnect::Lost);
+                    return self.metrics.reconnect(Reconnect::after(&end));
                 }
                 Event::Leave => {
                     tracing::info!(replica = tunnel.replica, "the hub asks us to dial elsewhere");

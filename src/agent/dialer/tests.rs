@@ -258,7 +258,7 @@ async fn a_restarted_hub_has_its_agent_back_soon() {
     let _old = (hub.tunnel().await, hub.tunnel().await);
     let address = hub.address;
     drop(hub);
-    running.until("/metrics", r#"reconnects_total{reason="lost"} 2"#).await;
+    running.until("/metrics", r#"reconnects_total{reason="broken"} 2"#).await;
     let back = Instant::now();
     let mut hub = world.hub(address).await;
     assert!(works(&hub.tunnel().await).await);
@@ -314,7 +314,7 @@ async fn told_to_leave_it_dials_again_and_serves_on() {
     one.close("hub-stopped");
     two.close("hub-stopped");
     running.until("/metrics", r#"reconnects_total{reason="closed"} 1"#).await;
-    assert!(!running.admin("/metrics").await.contains("lost"));
+    assert!(!running.admin("/metrics").await.contains("broken"));
     running.drain.finish(PATIENCE).await;
 }
 

@@ -104,7 +104,10 @@ async fn the_callers_token_passes_and_nothing_of_the_wire() {
         headers.keys().any(|name| name.as_str().starts_with(crate::tunnel::headers::PREFIX))
     };
     assert!(!ours(&seen.headers));
-    assert!(!ours(response.headers()), "the API server said cluster-proxy-mode");
+    let mut answer = response.headers().clone();
+    assert!(crate::tunnel::headers::took(&answer).is_some(), "{answer:?}");
+    answer.remove(TOOK);
+    assert!(!ours(&answer), "the API server said cluster-proxy-mode");
     assert_eq!(response.headers()["warning"], "299 - kept");
     assert!(tunnel.counted(r#"mode="caller",outcome="2xx""#));
 }

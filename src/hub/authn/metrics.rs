@@ -8,6 +8,7 @@ use prometheus::{GaugeVec, IntCounterVec, Opts, Registry};
 use super::AuthnError;
 use super::key_sets::seconds;
 use crate::name::ClusterName;
+use crate::telemetry::series::forget;
 
 /// Counters and gauges of one [`super::Authenticator`].
 pub(super) struct Metrics {
@@ -99,10 +100,12 @@ impl Metrics {
         self.conflicts.with_label_values(&[cluster.as_str()]).inc();
     }
 
-    /// Forgets a cluster that is no longer enrolled, except for counters, which must not go back.
+    /// Forgets a cluster that is no longer enrolled: clusters that come and go must not add up.
     pub(super) fn forget(&self, cluster: &ClusterName) {
-        // Fails when there is nothing to remove.
-        let _ = self.read_at.remove_label_values(&[cluster.as_str()]);
+        forget(&self.read_at, "cluster", cluster.as_str());
+        for counter in [&self.decisions, &self.refreshes, &self.conflicts] {
+            forget(counter, "cluster", cluster.as_str());
+        }
     }
 }
 

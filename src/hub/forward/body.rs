@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use hyper::body::Incoming;
 use super::ending::{End, EndReason};
 use crate::hub::failure::Hop;
 use crate::hub::record::Record;
+use crate::hub::traffic::Traffic;
 use crate::hub::verb::Span;
 use crate::tunnel::opener::OpenError;
 use crate::tunnel::pump::ReceiveBody;
@@ -102,7 +102,7 @@ impl Body for ResponseBody {
         if let Some(record) = &mut this.record {
             match &frame {
                 Some(Ok(frame)) => {
-                    record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    record.traffic.add_sent(frame.data_ref().map_or(0, |data| data.len() as u64));
                 }
                 Some(Err(error)) => record.ended(Hop::of(error), error.to_string()),
                 None => {}
@@ -130,7 +130,7 @@ impl Body for ResponseBody {
 /// headers hide, and no API server reads them.
 pub(crate) struct RequestBody {
     body: Incoming,
-    received: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
     most: Option<u64>,
 }
 
@@ -148,9 +148,9 @@ pub(crate) enum RequestBodyError {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Counts into `received`, and takes at most `most` bytes.
-    pub(crate) fn new(body: Incoming, received: Arc<AtomicU64>, most: Option<u64>) -> Self {
-        Self { body, received, most }
+    /// Counts into `traffic`, and takes at most `most` bytes.
+    pub(crate) fn new(body: Incoming, traffic: Arc<Traffic>, most: Option<u64>) -> Self {
+        Self { body, traffic, most }
     }
 }
 
@@ -170,8 +170,9 @@ impl Body for RequestBody {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
                         let count = data.len() as u64;
-                        let before = self.received.fetch_add(count, Ordering::Relaxed);
-                        if let Some(most) = self.most.filter(|most| before + count > *most) {
+                        self.traffic.add_received(count);
+                        if let Some(most) = self.most.filter(|most| self.traffic.received() > *most)
+                        {
                             return Poll::Ready(Some(Err(RequestBodyError::TooLarge(most))));
                         }
                         return Poll::Ready(Some(Ok(Frame::data(data))));

@@ -16,6 +16,7 @@ use crate::hub::live::LiveStream;
 use crate::hub::record::Record;
 use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
+use crate::tunnel::headers::took;
 use crate::tunnel::opener::{OpenError, OpenedStream};
 use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
 
@@ -27,9 +28,9 @@ pub(super) async fn forward(
     live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let received = record.as_ref().map(|record| Arc::clone(&record.received));
+    let traffic = record.as_ref().map(|record| Arc::clone(&record.traffic));
     let body = (!body.is_end_stream())
-        .then(|| RequestBody::new(body, received.unwrap_or_default(), forwarder.max_body));
+        .then(|| RequestBody::new(body, traffic.unwrap_or_default(), forwarder.max_body));
     let (response, tunnel) = match &live {
         // An upload, or a wait for the head, may take as long as any stream.
         Some(live) => tokio::select! {
@@ -166,9 +167,10 @@ pub(super) fn answer(
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     if let Some(record) = record {
+        let upstream = took(&head.headers);
         headers::downstream(&mut head.headers, &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, &record.request_id);
-        record.answered(head.status, order.kind);
+        record.answered(head.status, order.kind, upstream);
     }
     let body = match order.kind.span {
         Span::Short if body.size_hint().exact().is_some_and(|bytes| bytes <= SMALL) => {

@@ -4,7 +4,6 @@
 //! after the API server has given one; any other answer passes as the plain response it is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -22,7 +21,7 @@ use crate::hub::record::Record;
 use crate::hub::registry::Tunnel;
 use crate::hub::verb::Span;
 use crate::tunnel::connect::{self, Answer, Upgrade};
-use crate::tunnel::headers::{Fault, single};
+use crate::tunnel::headers::{Fault, single, took};
 use crate::tunnel::opener::{OpenError, OpenedStream, StreamClass};
 use crate::tunnel::pump::{self, BodyError, ReceiveBody, SendHalf};
 
@@ -77,6 +76,7 @@ pub(super) async fn forward(
             return Err(Failure::Fault { cluster: order.cluster, fault });
         }
     };
+    let upstream = took(&head.headers);
     if let Some(record) = record {
         headers::downstream(&mut head.headers, &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, &record.request_id);
@@ -86,7 +86,7 @@ pub(super) async fn forward(
     if let Some(mut record) = record.take() {
         let mut kind = order.kind;
         kind.span = Span::Interactive;
-        record.answered(StatusCode::SWITCHING_PROTOCOLS, kind);
+        record.answered(StatusCode::SWITCHING_PROTOCOLS, kind, upstream);
         let end = forwarder.end_of_long(&order, kind.span, live, &tunnel.leaving);
         let session = run(upgrade.client, send, body, end, record);
         forwarder.drain.spawn(session);
@@ -139,17 +139,14 @@ async fn run(
         // Dropping the halves resets the stream.
         Err(error) => return record.ended(Hop::Client, error.to_string()),
     };
+    let traffic = Arc::clone(&record.traffic);
     tokio::select! {
         biased;
         reason = end => record.ended_by_hub(reason),
-        spliced = pump::splice(upgraded, send, receive) => {
-            record.received.store(spliced.sent, Ordering::Relaxed);
-            record.sent = spliced.received;
-            match spliced.end {
-                Ok(()) => {}
-                Err(BodyError::Source(error)) => record.ended(Hop::Client, error.to_string()),
-                Err(BodyError::Stream(error)) => record.ended(Hop::of(&error), error.to_string()),
-            }
+        spliced = pump::splice(upgraded, send, receive, &*traffic) => match spliced.end {
+            Ok(()) => {}
+            Err(BodyError::Source(error)) => record.ended(Hop::Client, error.to_string()),
+            Err(BodyError::Stream(error)) => record.ended(Hop::of(&error), error.to_string()),
         }
     }
 }

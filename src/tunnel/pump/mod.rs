@@ -9,6 +9,6 @@ pub use super::error::BodyError;
 pub use body::BodySender;
 pub use receive::{ReceiveBody, Unread};
 pub use send::SendHalf;
-pub use splice::{Spliced, splice};
+pub use splice::{Meter, Spliced, splice};
 
 pub(super) use send::StreamState;

@@ -26,15 +26,24 @@ pub struct Spliced {
     pub end: Result<(), BodyError>,
 }
 
+/// Told what a splice carries, as it happens: one that is dropped returns no [`Spliced`].
+pub trait Meter {
+    /// So many bytes more went from `io` into the stream.
+    fn sent(&self, bytes: u64);
+    /// So many bytes more went from the stream into `io`.
+    fn received(&self, bytes: u64);
+}
+
 /// Joins an upgraded connection with a stream until both directions ended.
 ///
 /// A half-close passes and the other direction goes on. An abort does not look like an end: when
 /// `io` fails (read error, a TLS connection cut without its goodbye) the stream is reset, and when
 /// the stream is reset `io` is dropped without a clean shutdown. A direction that is blocked never
 /// stops the other.
-pub async fn splice<IO>(io: IO, send: SendHalf, receive: ReceiveBody) -> Spliced
+pub async fn splice<IO, M>(io: IO, send: SendHalf, receive: ReceiveBody, meter: &M) -> Spliced
 where
     IO: AsyncRead + AsyncWrite + Unpin,
+    M: Meter,
 {
     let mut splice = Splice {
         io,
@@ -42,6 +51,7 @@ where
         receive,
         inward: Inward::Copying,
         outward: Outward::Copying { chunk: Bytes::new(), unflushed: false },
+        meter,
         sent: 0,
         received: 0,
     };
@@ -52,12 +62,13 @@ where
     Spliced { sent: splice.sent, received: splice.received, end }
 }
 
-struct Splice<IO> {
+struct Splice<'a, IO, M> {
     io: IO,
     send: SendHalf,
     receive: ReceiveBody,
     inward: Inward,
     outward: Outward,
+    meter: &'a M,
     sent: u64,
     received: u64,
 }
@@ -77,7 +88,7 @@ enum Outward {
 
 // === impl Splice ===
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin, M: Meter> Splice<'_, IO, M> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let inward = self.poll_inward(cx)?;
         let outward = self.poll_outward(cx)?;
@@ -98,7 +109,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
             ready!(self.send.poll_ready(cx)).map_err(BodyError::Stream)?;
             let (chunk, eof) =
                 ready!(poll_read_batch(Pin::new(&mut self.io), cx)).map_err(source)?;
-            self.sent += chunk.len() as u64;
+            let read = chunk.len() as u64;
+            self.sent += read;
+            self.meter.sent(read);
             self.send.push(chunk).map_err(BodyError::Stream)?;
             if eof {
                 self.send.end(None).map_err(BodyError::Stream)?;
@@ -137,6 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Splice<IO> {
                     chunk.advance(written);
                     *unflushed = true;
                     self.received += written as u64;
+                    self.meter.received(written as u64);
                 }
                 Outward::ShuttingDown => {
                     ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(source)?;

@@ -1,10 +1,35 @@
 //! Upgraded streams.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::tunnel::pump::{BodyError, Spliced, splice};
+use crate::tunnel::pump::{BodyError, Meter, Spliced, splice};
+
+/// For tests that look at [`Spliced`].
+impl Meter for () {
+    fn sent(&self, _: u64) {}
+    fn received(&self, _: u64) {}
+}
+
+/// Adds up.
+#[derive(Default)]
+struct Sums {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Meter for Sums {
+    fn sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// Joins each stream with a byte stream whose other end goes to the test.
 #[derive(Clone)]
@@ -18,7 +43,7 @@ impl Handler for Joining {
         let (near, far) = tokio::io::duplex(64 * 1024);
         self.ends.send(far).await.unwrap();
         let send = responder.send(Response::new(()), false).unwrap();
-        self.done.send(splice(near, send, request.into_body()).await).await.unwrap();
+        self.done.send(splice(near, send, request.into_body(), &()).await).await.unwrap();
     }
 }
 
@@ -38,7 +63,7 @@ async fn joined() -> Joined {
         tunnel.open(request(Method::POST, "/exec"), false).await;
     let body = response.receive().await.unwrap().into_body();
     let (client, near) = tokio::io::duplex(64 * 1024);
-    let hub = tokio::spawn(splice(near, send, body));
+    let hub = tokio::spawn(async move { splice(near, send, body, &()).await });
     Joined { client, far: far.recv().await.unwrap(), hub, agent, tunnel }
 }
 
@@ -149,10 +174,34 @@ async fn an_abort_is_a_reset_at_the_far_end() {
     let OpenedStream { mut response, send } =
         tunnel.open(request(Method::POST, "/exec"), false).await;
     let body = response.receive().await.unwrap().into_body();
-    let spliced = splice(Failing { message: b"x" }, send, body).await;
+    let spliced = splice(Failing { message: b"x" }, send, body, &()).await;
     assert!(matches!(spliced.end, Err(BodyError::Source(_))));
     let end = agent.recv().await.unwrap().end;
     assert!(matches!(end, Err(BodyError::Stream(_))), "{end:?}");
     drop((far.recv().await, response));
     tunnel.idle().await;
+}
+
+#[tokio::test]
+async fn what_was_carried_is_known_even_of_a_splice_that_is_dropped() {
+    let ((ends, mut far), (done, _agent)) = (mpsc::channel(1), mpsc::channel(1));
+    let tunnel = Tunnel::start(Joining { ends, done }).await;
+    let OpenedStream { mut response, send } =
+        tunnel.open(request(Method::POST, "/exec"), false).await;
+    let body = response.receive().await.unwrap().into_body();
+    let (mut client, near) = tokio::io::duplex(64 * 1024);
+    let mut far = far.recv().await.unwrap();
+    let sums = Sums::default();
+    let talk = async {
+        client.write_all(b"question").await.unwrap();
+        far.read_exact(&mut [0; 8]).await.unwrap();
+        far.write_all(b"yes").await.unwrap();
+        client.read_exact(&mut [0; 3]).await.unwrap();
+    };
+    tokio::select! {
+        () = talk => {}
+        spliced = splice(near, send, body, &sums) => panic!("it goes on: {spliced:?}"),
+    }
+    assert_eq!(sums.sent.into_inner(), 8);
+    assert_eq!(sums.received.into_inner(), 3);
 }
