@@ -25,14 +25,24 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `cluster-proxy ARGS` in `directory`; what it prints goes to a file there.
     pub(crate) fn start(name: &str, directory: &Path, args: &[&str]) -> Self {
+        Self::spawn(name, directory, command(directory, args))
+    }
+
+    /// The same with at most `files` open files.
+    pub(crate) fn start_within(name: &str, directory: &Path, args: &[&str], files: u32) -> Self {
+        let inner = command(directory, args);
+        let mut command = Command::new("/bin/sh");
+        let script = format!(r#"ulimit -n {files} && exec "$@""#);
+        command.args(["-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(directory).env_clear().env("RUST_LOG", "info").stdin(Stdio::null());
+        Self::spawn(name, directory, command)
+    }
+
+    fn spawn(name: &str, directory: &Path, mut command: Command) -> Self {
         let log = directory.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).unwrap();
         let begins = usize::try_from(output.metadata().unwrap().len()).unwrap();
-        let child = command(directory, args)
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
+        let child = command.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
         Self { name: name.to_owned(), log, begins, child, group: false }
     }
 

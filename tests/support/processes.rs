@@ -41,7 +41,7 @@ impl Pair {
         let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
         let [user, agents, admin] =
             [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let hub = start_hub(directory.path(), user, agents, admin);
+        let hub = start_hub(directory.path(), user, agents, admin, None);
         eventually("the hub listens", PATIENCE, || async {
             plain_get(admin, "/livez").await.ok().map(drop)
         })
@@ -78,7 +78,13 @@ impl Pair {
 
     /// Starts the hub again, after it was stopped or killed.
     pub(crate) fn start_hub(&mut self) {
-        self.hub = start_hub(self.directory.path(), self.user, self.agents, self.admin);
+        self.hub = start_hub(self.directory.path(), self.user, self.agents, self.admin, None);
+    }
+
+    /// The same with at most `files` open files.
+    pub(crate) fn start_hub_within(&mut self, files: u32) {
+        let directory = self.directory.path();
+        self.hub = start_hub(directory, self.user, self.agents, self.admin, Some(files));
     }
 
     /// Starts the agent again, after it was stopped or killed.
@@ -97,27 +103,33 @@ impl Pair {
     }
 }
 
-fn start_hub(directory: &Path, user: SocketAddr, agents: SocketAddr, admin: SocketAddr) -> Process {
+fn start_hub(
+    directory: &Path,
+    user: SocketAddr,
+    agents: SocketAddr,
+    admin: SocketAddr,
+    files: Option<u32>,
+) -> Process {
     let [user, agents, admin] = [user, agents, admin].map(|address| address.to_string());
-    Process::start(
+    let args = [
         "hub",
-        directory,
-        &[
-            "hub",
-            "--dir",
-            "hub",
-            "--listen",
-            &user,
-            "--agent-listen",
-            &agents,
-            "--admin-address",
-            &admin,
-            "--access-log",
-            "access.log",
-            "--drain-timeout",
-            "2s",
-        ],
-    )
+        "--dir",
+        "hub",
+        "--listen",
+        &user,
+        "--agent-listen",
+        &agents,
+        "--admin-address",
+        &admin,
+        "--access-log",
+        "access.log",
+        "--drain-timeout",
+        "2s",
+    ];
+    match files {
+        Some(files) => Process::start_within("hub", directory, &args, files),
+        None => Process::start("hub", directory, &args),
+    }
 }
 
 fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
