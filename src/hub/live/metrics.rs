@@ -5,6 +5,7 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::schedule::Verdict;
 use crate::name::ClusterName;
+use crate::telemetry::series;
 
 /// Counters and gauges of one [`super::LiveStreams`].
 #[derive(Debug)]
@@ -109,11 +110,13 @@ impl Metrics {
         let _ = self.tokens.remove_label_values(&[cluster.as_str()]);
     }
 
-    /// Forgets a cluster that is not served any more.
+    /// Forgets a cluster that is not served any more: clusters that come and go must not add up.
     pub(super) fn forget(&self, cluster: &ClusterName) {
-        self.idle(cluster);
-        for right in [Right::ReviewTokens, Right::WatchServiceAccounts] {
-            let _ = self.missing.remove_label_values(&[cluster.as_str(), right.label()]);
+        for gauge in [&self.tokens, &self.missing] {
+            series::forget(gauge, "cluster", cluster.as_str());
+        }
+        for counter in [&self.reviews, &self.watch_failures] {
+            series::forget(counter, "cluster", cluster.as_str());
         }
     }
 }
@@ -126,5 +129,33 @@ impl Right {
             Self::ReviewTokens => "create tokenreviews",
             Self::WatchServiceAccounts => "watch serviceaccounts",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_removed_cluster() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let names = ["c1", "c2"].map(|name| name.parse::<ClusterName>().unwrap());
+        for cluster in &names {
+            metrics.tokens(cluster, 3);
+            metrics.watch_failed(cluster);
+            for verdict in
+                [Verdict::Accepted, Verdict::Refused, Verdict::Failed, Verdict::Forbidden]
+            {
+                metrics.reviewed(cluster, verdict);
+            }
+            metrics.right(cluster, Right::WatchServiceAccounts, false);
+        }
+        let series = || registry.gather().iter().map(|family| family.get_metric().len()).sum();
+        let both: usize = series();
+        metrics.forget(&names[0]);
+        assert_eq!(series(), both / 2);
+        metrics.watch_failed(&names[1]);
+        assert_eq!(series(), both / 2, "the other goes on");
     }
 }
