@@ -205,6 +205,9 @@ mod tests {
             ("GET", "/api/v1/namespaces/d/services/s/proxy/a/b".into(), "proxy", Span::Proxy),
             ("GET", "/api/v1/nodes/n/proxy/logs".into(), "proxy", Span::Proxy),
             ("GET", "/api/v1/namespaces/d".into(), "get", Span::Short),
+            ("GET", "/api/v1/namespaces".into(), "list", Span::Short),
+            ("DELETE", "/api/v1/namespaces/d".into(), "delete", Span::Short),
+            ("PATCH", format!("{pods}/p"), "patch", Span::Short),
             ("PUT", "/api/v1/namespaces/d/status".into(), "update", Span::Short),
             ("GET", "/apis/apps/v1/deployments".into(), "list", Span::Short),
             ("DELETE", "/apis/apps/v1/namespaces/d/deployments/x".into(), "delete", Span::Short),
@@ -224,6 +227,20 @@ mod tests {
             ("OPTIONS", "/api".into(), "other", Span::Short),
         ] {
             assert_eq!(kind(method, &target), (verb, span), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn what_may_live_for_ever_has_a_label_and_the_long_budget() {
+        for (span, label, live, long) in [
+            (Span::Short, "request", None, false),
+            (Span::Proxy, "proxy", None, true),
+            (Span::Watch, "watch", Some("watch"), true),
+            (Span::Follow, "follow", Some("follow"), true),
+            (Span::Interactive, "interactive", Some("interactive"), true),
+        ] {
+            assert_eq!((span.label(), span.live_label()), (label, live));
+            assert_eq!(RequestKind { verb: "get", span }.is_long(), long, "{span:?}");
         }
     }
 

@@ -90,8 +90,12 @@ async fn bad_tokens_differ_from_a_good_one_in_one_thing() {
         let token = format!("{message}.{}", encode(&forged));
         assert_eq!(world.refusal("c1", &token).await, Refusal::Signature);
     }
-    let thief = SigningKey::new("one");
-    assert_eq!(world.refusal("c1", &world.good(&thief)).await, Refusal::Signature);
+    for name in ["one", "hub"] {
+        let thief = SigningKey::new(name);
+        assert_eq!(world.refusal("c1", &world.good(&thief)).await, Refusal::Signature);
+    }
+    let stranger = SigningKey::new("stranger");
+    assert_eq!(world.refusal("c1", &world.good(&stranger)).await, Refusal::UnknownKey);
     assert_eq!(world.refusal("c1", "garbage").await, Refusal::Opaque);
 
     let late = json!({ "exp": world.now() - 61 });

@@ -67,13 +67,15 @@ fn a_bound_token_is_its_service_account() {
         bound.remove("node");
     });
     assert!(!outcome(&unbound).unwrap().bound);
-    let secret = json!({"name": "s", "uid": "w"});
-    let to_secret = with(|claims| {
-        let bound = claims["kubernetes.io"].as_object_mut().unwrap();
-        bound.retain(|name, _| name == "namespace" || name == "serviceaccount");
-        bound.insert("secret".to_owned(), secret);
-    });
-    assert!(outcome(&to_secret).unwrap().bound);
+    // One of the three is enough.
+    for kind in ["pod", "node", "secret"] {
+        let bound_to = with(|claims| {
+            let bound = claims["kubernetes.io"].as_object_mut().unwrap();
+            bound.retain(|name, _| name == "namespace" || name == "serviceaccount");
+            bound.insert(kind.to_owned(), json!({"name": "s", "uid": "w"}));
+        });
+        assert!(outcome(&bound_to).unwrap().bound, "{kind}");
+    }
     assert!(
         outcome(&with(|claims| claims["aud"] = json!("https://kubernetes.default.svc"))).is_ok()
     );
@@ -87,14 +89,18 @@ fn issuer_and_audience_match_exactly() {
         let claims = with(|claims| claims["iss"] = json!(issuer));
         assert_eq!(refusal(&claims), Some(Refusal::Issuer.into()), "{issuer}");
     }
-    let thousand: Vec<String> = (0..999).map(|n| n.to_string()).collect();
-    let thousand = [thousand, vec!["https://kubernetes.default.svc".to_owned()]].concat();
+    let many = |others: usize| -> Vec<String> {
+        let others = (0..others).map(|number| number.to_string());
+        others.chain(["https://kubernetes.default.svc".to_owned()]).collect()
+    };
+    assert!(outcome(&with(|claims| claims["aud"] = json!(many(63)))).is_ok());
     for audience in [
         json!(null),
         json!([]),
         json!("other"),
         json!(["https://kubernetes.default.svc/"]),
-        json!(thousand),
+        json!(many(64)),
+        json!(many(999)),
     ] {
         let claims = with(|claims| claims["aud"] = audience.clone());
         assert_eq!(refusal(&claims), Some(Refusal::Audience.into()), "{audience}");
@@ -156,6 +162,55 @@ fn the_subject_is_the_account_of_the_claims() {
     assert_eq!(refusal(&claims), Some(Refusal::Claims.into()));
 }
 
+/// The claims of `name` in `namespace`, consistent in themselves.
+fn account(namespace: &str, name: &str) -> Value {
+    with(|claims| {
+        claims["sub"] = json!(format!("system:serviceaccount:{namespace}:{name}"));
+        claims["kubernetes.io"]["namespace"] = json!(namespace);
+        claims["kubernetes.io"]["serviceaccount"]["name"] = json!(name);
+    })
+}
+
+#[test]
+fn namespace_and_name_are_such_as_kubernetes_makes() {
+    let (longest_label, longest_name) = ("n".repeat(63), "s".repeat(253));
+    for (namespace, name) in [
+        ("apps", "reader"),
+        ("a-0", "r-9.z"),
+        (longest_label.as_str(), "reader"),
+        ("apps", longest_name.as_str()),
+    ] {
+        assert!(outcome(&account(namespace, name)).is_ok(), "{namespace} {name}");
+    }
+    let (long_label, long_name) = ("n".repeat(64), "s".repeat(254));
+    for (namespace, name) in [
+        ("", "reader"),
+        ("apps", ""),
+        ("Apps", "reader"),
+        ("apps", "Reader"),
+        ("ap.ps", "reader"),
+        ("apps", "rea_der"),
+        ("ap ps", "reader"),
+        ("apps", "rea/der"),
+        (long_label.as_str(), "reader"),
+        ("apps", long_name.as_str()),
+    ] {
+        let refused = refusal(&account(namespace, name));
+        assert_eq!(refused, Some(Refusal::Subject.into()), "{namespace:?} {name:?}");
+    }
+}
+
+#[test]
+fn a_uid_has_a_largest_size() {
+    let uid = |length: usize| {
+        with(|claims| {
+            claims["kubernetes.io"]["serviceaccount"]["uid"] = json!("u".repeat(length));
+        })
+    };
+    assert!(outcome(&uid(128)).is_ok());
+    assert_eq!(refusal(&uid(129)), Some(Refusal::Subject.into()));
+}
+
 #[test]
 fn nothing_stands_twice_and_nothing_is_deep() {
     let text = good().to_string();
@@ -186,8 +241,21 @@ fn legacy_tokens_are_refused_by_name_unless_allowed() {
         ("system:serviceaccount:apps:reader", None)
     );
 
-    let other = legacy_text.replace("account.name\":\"reader", "account.name\":\"other");
-    assert_eq!(run(other.as_bytes(), &allowed), Err(Refusal::Subject.into()));
+    // Whatever it says of itself has to be one account, and nothing of today's tokens.
+    for (claim, value) in [
+        ("kubernetes.io/serviceaccount/service-account.name", json!("other")),
+        ("kubernetes.io/serviceaccount/service-account.name", json!(null)),
+        ("kubernetes.io/serviceaccount/namespace", json!("other")),
+        ("kubernetes.io/serviceaccount/namespace", json!(null)),
+        ("kubernetes.io/serviceaccount/secret.name", json!("")),
+        ("kubernetes.io/serviceaccount/secret.name", json!(null)),
+        ("kubernetes.io", good()["kubernetes.io"].clone()),
+    ] {
+        let mut other = legacy();
+        other[claim] = value;
+        let refused = run(other.to_string().as_bytes(), &allowed);
+        assert_eq!(refused, Err(Refusal::Subject.into()), "{other}");
+    }
     // Allowing them does not let a token of today do without an end.
     let endless = with(|claims| {
         claims.as_object_mut().unwrap().remove("exp");
@@ -212,6 +280,8 @@ fn a_proof_is_for_one_audience_and_one_account() {
     let user = "system:serviceaccount:apps:reader";
     let proof = |aud: Value| with(|claims| claims["aud"] = aud).to_string();
     assert!(is_proof(proof(json!(["random"])).as_bytes(), "random", user));
+    assert!(is_proof(proof(json!("random")).as_bytes(), "random", user));
+    assert!(!is_proof(proof(json!("other")).as_bytes(), "random", user));
     assert!(!is_proof(proof(json!(["random", "x"])).as_bytes(), "random", user));
     assert!(!is_proof(proof(json!(["other"])).as_bytes(), "random", user));
     assert!(!is_proof(

@@ -52,14 +52,24 @@ fn one_well_formed_bearer_only() {
 
 #[test]
 fn a_token_has_a_largest_size() {
-    let bearer = |length: usize| format!("Bearer {}", "a".repeat(length));
-    assert!(Token::take(&mut headers(&[("authorization", &bearer(MAX_TOKEN))])).is_ok());
-    let refusal =
-        Token::take(&mut headers(&[("authorization", &bearer(MAX_TOKEN + 1))])).unwrap_err();
-    assert_eq!(refusal, Refusal::TooLarge);
-    let large = subprotocol(&"a".repeat(MAX_TOKEN + 1)) + ", v5.channel.k8s.io";
-    let refusal = Token::take(&mut headers(&[("sec-websocket-protocol", &large)])).unwrap_err();
-    assert_eq!(refusal, Refusal::TooLarge);
+    const SIXTEEN_KIB: usize = 16_384;
+    let bearer = |length: usize| {
+        Token::take(&mut headers(&[("authorization", &format!("Bearer {}", "a".repeat(length)))]))
+    };
+    assert!(bearer(SIXTEEN_KIB).is_ok());
+    assert_eq!(bearer(SIXTEEN_KIB + 1).unwrap_err(), Refusal::TooLarge);
+    let socket = |protocol: &str| {
+        let offered = format!("{protocol}, v5.channel.k8s.io");
+        Token::take(&mut headers(&[("sec-websocket-protocol", &offered)]))
+    };
+    assert!(socket(&subprotocol(&"a".repeat(SIXTEEN_KIB))).is_ok());
+    let large = socket(&subprotocol(&"a".repeat(SIXTEEN_KIB + 1)));
+    assert_eq!(large.unwrap_err(), Refusal::TooLarge);
+    // What cannot become a token of that size is not even decoded.
+    let junk = |length: usize| socket(&format!("{SUBPROTOCOL}{}", "*".repeat(length)));
+    assert_eq!(junk(21_849).unwrap_err(), Refusal::Malformed);
+    assert_eq!(junk(21_850).unwrap_err(), Refusal::TooLarge);
+    assert_eq!(junk(21_851).unwrap_err(), Refusal::TooLarge);
 }
 
 #[test]
