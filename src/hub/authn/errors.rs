@@ -120,3 +120,46 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        use Refusal::*;
+
+        let refusals = [
+            Missing,
+            Malformed,
+            TooLarge,
+            Opaque,
+            Header,
+            Algorithm,
+            Critical,
+            UnknownKey,
+            Signature,
+            HubIdentity,
+            Claims,
+            Issuer,
+            Audience,
+            Expired,
+            Revoked,
+            NotYetValid,
+            Subject,
+        ];
+        let explained = [Explanation::LegacyToken, Explanation::NotManaged];
+        let errors = refusals.map(AuthnError::from).into_iter();
+        let errors = errors.chain(explained.map(AuthnError::from));
+        let mut words: Vec<_> = errors.map(|error| error.reason()).collect();
+        words.push(AuthnError::Unavailable(String::new()).reason());
+        let is_plain =
+            |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+        assert!(words.iter().all(|word| is_plain(word) && !word.is_empty()), "{words:?}");
+        let all = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), all);
+        assert_eq!(refusals.into_iter().filter(|refusal| refusal.is_nobodys()).count(), 2);
+    }
+}

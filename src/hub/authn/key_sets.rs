@@ -23,7 +23,8 @@ pub(super) struct KeySet {
     published: Mutex<Arc<Material>>,
     /// Whether the last attempt to read it worked, and when asked.
     schedule: Mutex<Schedule>,
-    attempts: watch::Sender<u64>,
+    /// Says that an attempt was made; no value is needed for that.
+    attempts: watch::Sender<()>,
 }
 
 /// What verifies tokens right now: immutable, replaced whole.
@@ -103,7 +104,7 @@ impl KeySet {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             published: Mutex::default(),
             schedule: Mutex::default(),
-            attempts: watch::Sender::new(0),
+            attempts: watch::Sender::new(()),
         }
     }
 
@@ -153,7 +154,7 @@ impl KeySet {
 
     /// Asks for a read because of an unknown key. Returns what to wait for: a read that is under
     /// way or wanted already is shared, and a new one is granted once per [`UNKNOWN_KEY_INTERVAL`].
-    pub(super) fn ask(&self) -> Option<watch::Receiver<u64>> {
+    pub(super) fn ask(&self) -> Option<watch::Receiver<()>> {
         let mut schedule = lock(&self.schedule);
         if !schedule.reading && !schedule.wanted {
             let recently = |asked: Instant| asked.elapsed() < UNKNOWN_KEY_INTERVAL;
@@ -181,7 +182,7 @@ impl KeySet {
         }
         if !live && schedule.wanted && !schedule.reading {
             schedule.wanted = false;
-            self.attempts.send_modify(|attempts| *attempts += 1);
+            self.attempts.send_replace(());
         }
         let due = schedule.wanted || schedule.next.is_none_or(|next| now >= next);
         if schedule.reading || !live || !due {
@@ -196,7 +197,7 @@ impl KeySet {
     /// Tells everybody who waits that an attempt was made.
     pub(super) fn attempted(&self, answered: bool) {
         lock(&self.schedule).answered = answered;
-        self.attempts.send_modify(|attempts| *attempts += 1);
+        self.attempts.send_replace(());
     }
 
     /// Ends what [`KeySet::start`] began.
@@ -205,7 +206,7 @@ impl KeySet {
         schedule.reading = false;
         schedule.next = Some(Instant::now() + INTERVAL.mul_f64(rand::random_range(0.9..1.1)));
         drop(schedule);
-        self.attempts.send_modify(|attempts| *attempts += 1);
+        self.attempts.send_replace(());
     }
 
     /// When [`KeySet::start`] may say yes without news; none while a read is under way or the
@@ -303,3 +304,6 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// A set that nobody could read again for this long verifies nothing: keys may have been withdrawn
 /// since. As long as an agent may sleep and come back.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+#[cfg(test)]
+mod tests;

@@ -113,3 +113,43 @@ impl Metrics {
 pub(super) const HUB: &str = "_hub";
 
 const ACCEPTED: &str = "accepted";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::authn::Refusal;
+
+    #[test]
+    fn a_cluster_that_goes_takes_its_series_along() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for name in ["c1", "c2"] {
+            let cluster = ClusterName::parse(name).unwrap();
+            metrics.decided(Some(&cluster), None);
+            metrics.decided(Some(&cluster), Some(&Refusal::Expired.into()));
+            metrics.refreshed(name, true, now);
+            metrics.refreshed(name, false, now + Duration::from_secs(60));
+            metrics.conflict(&cluster);
+        }
+        let of = |cluster: &str| -> Vec<f64> {
+            let families = registry.gather();
+            let series = families.iter().flat_map(|family| family.get_metric());
+            let value = |series: &prometheus::proto::Metric| {
+                series.get_counter().get_value() + series.get_gauge().get_value()
+            };
+            series
+                .filter(|series| series.get_label().iter().any(|label| label.value() == cluster))
+                .map(value)
+                .collect()
+        };
+        let mut all = of("c1");
+        all.sort_by(f64::total_cmp);
+        assert_eq!(all, [1.0, 1.0, 1.0, 1.0, 1.0, 1_800_000_000.0]);
+        metrics.forget(&ClusterName::parse("c1").unwrap());
+        assert!(of("c1").is_empty());
+        assert_eq!(of("c2").len(), 6);
+    }
+}

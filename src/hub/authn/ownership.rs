@@ -287,4 +287,29 @@ mod tests {
         }
         assert!(owners.get("other").is_some());
     }
+
+    #[test]
+    fn a_full_cluster_keeps_all_and_one_more_key_drops_what_it_no_longer_publishes() {
+        let mut owners = Owners::default();
+        owners.claim(&name("c1"), &keys(0..40));
+        owners.claim(&name("c1"), &keys(40..64));
+        assert_eq!(owners.0.len(), 64);
+        owners.claim(&name("c1"), &keys(60..65));
+        assert_eq!(owners.0.into_keys().collect::<Vec<_>>(), keys(60..65));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_view_is_read_again_after_five_seconds() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::state::FolderStore::open(folder.path()).unwrap();
+        let state = State::new(Arc::new(store));
+        let (here, elsewhere) =
+            (Ownership::load(state.clone()).await.unwrap(), Ownership::load(state).await.unwrap());
+        elsewhere.claim(&name("c1"), &keys(0..1)).await.unwrap();
+        here.reload().await.unwrap();
+        assert_eq!(here.view().get("k0"), None, "read a moment ago");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        here.reload().await.unwrap();
+        assert_eq!(here.view().get("k0"), Some(&Owner::Cluster(name("c1"))));
+    }
 }

@@ -323,3 +323,6 @@ const PROOF_INTERVAL: Duration = Duration::from_secs(600);
 
 /// In seconds.
 const DAY: u64 = 24 * 3600;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use serde_json::json;
 use self::world::{SigningKey, World, claims, name};
 use super::*;
 
+mod reads;
 mod world;
 
 const CONFLICTS: &str = "cluster_proxy_key_conflicts_total";
@@ -214,7 +215,11 @@ async fn the_hubs_keys_are_its_own_whoever_came_first() {
     world.connect("local", &rotated).await;
     assert_eq!(world.refusal("local", &world.good(&rotated)).await, Refusal::HubIdentity);
     world.tunnels("local", 2, true);
+    world.settle().await;
+    let told = world.metric(CONFLICTS, "local");
+    assert!(told >= 1.0);
     world.pass(70).await;
+    assert_eq!(world.metric(CONFLICTS, "local"), told, "its own from now on");
     assert!(world.ask("local", &world.good(&rotated)).await.is_ok());
     assert_eq!(world.refusal("c1", &world.good(&rotated)).await, Refusal::HubIdentity);
 }

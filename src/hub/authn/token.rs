@@ -216,6 +216,23 @@ mod tests {
         assert_eq!(refusal(r#"{"alg":"RS256","x":"[[[[[[[[[[[[[[[[[[[[\""}"#), None);
     }
 
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        let open = "[".repeat(MAX_DEPTH);
+        for shallow in
+            [format!("[{}[]]", "[],{},".repeat(MAX_DEPTH)), format!(r#"["{open}[", "\"{open}["]"#)]
+        {
+            assert!(is_shallow(shallow.as_bytes()), "{shallow}");
+        }
+        let half = "[".repeat(MAX_DEPTH / 2);
+        let closed = "]".repeat(MAX_DEPTH);
+        for deep in
+            [format!("{open}["), format!(r#"{half}"{closed}",{half}["#), format!(r"\[{open}")]
+        {
+            assert!(!is_shallow(deep.as_bytes()), "{deep}");
+        }
+    }
+
     proptest! {
         #[test]
         fn never_panics(text in "\\PC{0,200}", header in "\\PC{0,80}") {

@@ -48,6 +48,15 @@ fn one_well_formed_bearer_only() {
     let mut bytes = HeaderMap::new();
     bytes.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());
     assert_eq!(Token::take(&mut bytes).unwrap_err(), Refusal::Malformed);
+    // Subprotocols that are no text are the API server's affair, unless a token is among them.
+    let offer = |protocols: String| {
+        let mut headers = headers(&[("authorization", "Bearer aa")]);
+        let bytes = [b"\xff, ", protocols.as_bytes()].concat();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_bytes(&bytes).unwrap());
+        Token::take(&mut headers).map(|token| token.as_str().to_owned())
+    };
+    assert_eq!(offer("v4".repeat(40)), Ok("aa".to_owned()));
+    assert_eq!(offer(subprotocol("aa.bb")), Err(Refusal::Malformed));
 }
 
 #[test]

@@ -52,6 +52,10 @@ fn weak_and_strange_keys_are_unusable() {
     assert!(ec("P-384", &point).is_none());
     assert!(ec("P-521", &point).is_none());
     assert!(ec("P-256", &zeros_before(&point)).is_none());
+    let named = |length: usize| rsa(N, "AQAB", &format!(r#","kid":"{}""#, "k".repeat(length)));
+    assert!(named(256).is_some());
+    assert!(named(257).is_none() && named(258).is_none());
+    assert_eq!(format!("{:?}", named(1).unwrap()), format!("PublicKey({THUMBPRINT:?})"));
 }
 
 #[test]
@@ -111,4 +115,33 @@ fn a_key_verifies_its_own_algorithms_only() {
     assert!(!verifies(&key, &sign(r#"{"alg":"RS384"}"#, &RSA_PKCS1_SHA256)));
     assert!(!verifies(&key, &sign(r#"{"alg":"ES256"}"#, &RSA_PKCS1_SHA256)));
     assert!(!verifies(&key, &format!("{good}=")), "padding is another spelling of the token");
+}
+
+#[test]
+fn each_curve_verifies_its_own_algorithm() {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+        KeyPair as _,
+    };
+
+    for (curve, algorithm, other, size, signing) in [
+        ("P-256", "ES256", "ES384", 32, &ECDSA_P256_SHA256_FIXED_SIGNING),
+        ("P-384", "ES384", "ES256", 48, &ECDSA_P384_SHA384_FIXED_SIGNING),
+    ] {
+        let pair = EcdsaKeyPair::generate(signing).unwrap();
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(size);
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let jwk = format!(r#"{{"kty":"EC","crv":"{curve}","x":"{x}","y":"{y}"}}"#);
+        let key = PublicKey::from_jwk(serde_json::from_str(&jwk).unwrap()).unwrap();
+        let verifies = |algorithm: &str| {
+            let header = format!(r#"{{"alg":"{algorithm}"}}"#);
+            let message = format!("{}.e30", URL_SAFE_NO_PAD.encode(header));
+            let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+            let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+            key.verifies(&Unverified::parse(&token).unwrap())
+        };
+        assert!(verifies(algorithm), "{curve}");
+        assert!(!verifies(other), "{curve}");
+    }
 }

@@ -46,6 +46,8 @@ pub(super) struct Spokes {
 #[derive(Default)]
 pub(super) struct HubServer {
     pub(super) keys: Mutex<Vec<SigningKey>>,
+    pub(super) reads: AtomicUsize,
+    pub(super) delay: Mutex<Duration>,
 }
 
 pub(super) struct World {
@@ -107,13 +109,15 @@ impl SpokeApi for Spokes {
         method: Method,
         path: &'a str,
         body: Option<Bytes>,
-        _limit: usize,
+        limit: usize,
         _deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
         Box::pin(async move {
-            let spoke = self.by_name.lock().unwrap()[cluster.as_str()].clone();
             if path == "/openid/v1/jwks" {
                 self.reads.fetch_add(1, Ordering::Relaxed);
+            }
+            let spoke = self.by_name.lock().unwrap()[cluster.as_str()].clone();
+            if path == "/openid/v1/jwks" {
                 tokio::time::sleep(spoke.delay).await;
                 return Ok((spoke.status, jwks(&spoke.published)));
             }
@@ -133,7 +137,13 @@ impl SpokeApi for Spokes {
                 "iss": ISSUER, "aud": request["spec"]["audiences"], "exp": 1,
                 "sub": "system:serviceaccount:open-cluster-management-managed-serviceaccount:cluster-proxy-key-proof",
             }));
-            Ok((StatusCode::CREATED, json!({ "status": { "token": token } }).to_string().into()))
+            // An API server may say more in it, up to 64 KiB in all.
+            let answer = json!({ "status": { "token": token } }).to_string();
+            let answer = format!("{answer}{}", " ".repeat(65_536 - answer.len()));
+            if answer.len() > limit {
+                return Err(SpokeApiError("the answer is too large".to_owned()));
+            }
+            Ok((StatusCode::CREATED, answer.into()))
         })
     }
 }
@@ -146,7 +156,10 @@ impl HubApi for HubServer {
         _deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
         let keys = self.keys.lock().unwrap().clone();
+        let delay = *self.delay.lock().unwrap();
+        self.reads.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
+            tokio::time::sleep(delay).await;
             if keys.is_empty() {
                 return Err(SpokeApiError("connection refused".to_owned()));
             }
@@ -205,8 +218,15 @@ impl World {
         Self { authenticator, spokes, hub, fleet, registry, state, clock, folder, task }
     }
 
-    /// Enrols a cluster whose API server has `key`, and connects it.
+    /// Enrols a cluster whose API server has `key`, connects it and lets it be read.
     pub(super) async fn connect(&self, cluster: &str, key: &SigningKey) {
+        self.enrol(cluster, key).await;
+        self.tunnels(cluster, 1, false);
+        self.settle().await;
+    }
+
+    /// Enrols a cluster whose API server has `key`; the fleet does not know it yet.
+    pub(super) async fn enrol(&self, cluster: &str, key: &SigningKey) {
         let spoke = Spoke {
             published: vec![key.clone()],
             signs_with: key.clone(),
@@ -222,8 +242,6 @@ impl World {
             .store()
             .write(&enrolment, body.to_string().into(), crate::state::Expected::Absent)
             .await;
-        self.tunnels(cluster, 1, false);
-        self.settle().await;
     }
 
     /// Sets the number of live tunnels.

@@ -1,0 +1,109 @@
+//! When key sets are read, what of it is stored, and what is counted.
+
+use super::*;
+use crate::state::Document;
+
+async fn stored(world: &World) -> serde_json::Value {
+    world.state.read(&Document::KeySet(name("c1"))).await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_is_stored_when_it_changed_and_once_a_day() {
+    let world = World::new().await;
+    let (one, two) = (SigningKey::new("one"), SigningKey::new("two"));
+    let began = world.now();
+    world.connect("c1", &one).await;
+    assert_eq!(stored(&world).await["readAt"], began);
+    // Read again and the same: two hours later, on the same day.
+    world.set_clock(began + 7_200);
+    world.pass(70).await;
+    assert_eq!(stored(&world).await["readAt"], began);
+
+    world.spoke("c1", |spoke| spoke.published.push(two));
+    world.pass(70).await;
+    let changed = stored(&world).await;
+    assert_eq!(changed["keys"].as_array().unwrap().len(), 2);
+    let read_at = changed["readAt"].as_u64().unwrap();
+    assert!(read_at > began + 7_200);
+    world.pass(70).await;
+    assert_eq!(stored(&world).await, changed);
+
+    world.set_clock(began + 86_400);
+    world.pass(70).await;
+    assert!(stored(&world).await["readAt"].as_u64().unwrap() >= began + 86_400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clusters_that_come_at_once_share_two_reads_of_the_hubs_keys() {
+    let world = World::new().await;
+    world.settle().await;
+    *world.hub.delay.lock().unwrap() = Duration::from_millis(100);
+    let before = world.hub.reads.load(Ordering::Relaxed);
+    for cluster in ["c1", "c2", "c3", "c4"] {
+        world.enrol(cluster, &SigningKey::new(cluster)).await;
+    }
+    for cluster in ["c1", "c2", "c3", "c4"] {
+        world.tunnels(cluster, 1, false);
+    }
+    world.settle().await;
+    // The first read began at the moment when the clusters were read, which is not later.
+    assert_eq!(world.hub.reads.load(Ordering::Relaxed), before + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_works_the_moment_the_fleet_names_it() {
+    let world = World::new().await;
+    let key = SigningKey::new("one");
+    world.settle().await;
+    world.enrol("c1", &key).await;
+    world.tunnels("c1", 1, false);
+    assert!(world.ask("c1", &world.good(&key)).await.is_ok());
+    assert_eq!(world.refusal("c2", &world.good(&key)).await, Refusal::UnknownKey);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_a_cluster_is_tried_on_four_keys_of_its_name() {
+    let world = World::new().await;
+    let home = async || {
+        let mut headers = HeaderMap::new();
+        let token = world.good(&SigningKey::new("k"));
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        world.authenticator.authenticate_at_home(&mut headers).await
+    };
+    for cluster in ["c1", "c2", "c3"] {
+        world.connect(cluster, &SigningKey::new("k")).await;
+    }
+    assert_eq!(home().await, Err(Refusal::UnknownKey.into()));
+    world.connect("c4", &SigningKey::new("k")).await;
+    assert_eq!(home().await, Err(Refusal::Signature.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_set_lasts_thirty_days() {
+    let world = World::new().await;
+    let key = SigningKey::new("one");
+    let read_at = world.now();
+    world.connect("c1", &key).await;
+    let world = world.restart().await;
+    world.tunnels("c1", 0, false);
+    world.settle().await;
+    world.set_clock(read_at + 2_592_000);
+    assert!(world.ask("c1", &world.good(&key)).await.is_ok());
+    world.set_clock(read_at + 2_592_001);
+    assert_eq!(world.refusal("c1", &world.good(&key)).await, Refusal::UnknownKey);
+}
+
+#[tokio::test(start_paused = true)]
+async fn decisions_are_counted_and_debug_output_names_no_key() {
+    let world = World::new().await;
+    let key = SigningKey::new("one");
+    world.connect("c1", &key).await;
+    assert!(world.ask("c1", &world.good(&key)).await.is_ok());
+    assert_eq!(world.refusal("c1", "garbage").await, Refusal::Opaque);
+    for outcome in ["accepted", "opaque"] {
+        assert_eq!(world.metric("cluster_proxy_authentications_total", outcome), 1.0, "{outcome}");
+    }
+    let shown = format!("{:?}", world.authenticator);
+    assert!(shown.starts_with("Authenticator { config: AuthnConfig"), "{shown}");
+    assert!(!shown.contains(key.jwk["x"].as_str().unwrap()), "{shown}");
+}
