@@ -9,25 +9,13 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::oneshot;
 
-use cluster_proxy::drain::Drain;
-use cluster_proxy::miniapi::{MiniApi, MiniApiConfig, provision};
 use cluster_proxy::name::ClusterName;
 
 use crate::support::client::{Client, empty};
-use crate::support::fleet::{Fleet, RunningAgent};
-use crate::support::part::Part;
+use crate::support::fleet::Fleet;
 use crate::support::{PATIENCE, eventually, within};
-
-/// A hub and one spoke, `c1`.
-struct World {
-    fleet: Fleet,
-    /// Of the spoke's API server itself.
-    admin: Client,
-    _agent: RunningAgent,
-    _api: Part,
-}
+use crate::world::{ACCOUNTS, World};
 
 /// One stream of each kind under one token.
 struct Streams {
@@ -39,70 +27,6 @@ struct Streams {
 // === impl World ===
 
 impl World {
-    async fn start() -> Self {
-        let fleet = Fleet::hub_only().await;
-        let (bound, started) = oneshot::channel();
-        let api = Part::start("miniapi", move || async move {
-            let mut config = MiniApiConfig::new("c1", "127.0.0.1:0".parse().unwrap());
-            config.names.push("localhost".to_owned());
-            let api = MiniApi::bind(config).await.unwrap();
-            let admin = Client::new(api.address(), api.ca_pem()).token(&api.admin_token());
-            assert!(bound.send((admin, provision::provision_agent(&api))).is_ok());
-            api.run(Drain::new()).await;
-        });
-        let (admin, kubeconfig) = started.await.unwrap();
-        let directory = fleet.dir.path().join("c1");
-        fleet.hub.enrol("c1", &directory).await;
-        std::fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
-        let agent = RunningAgent::start("c1", &directory, fleet.hub.addresses.agents);
-        fleet.hub.wait_healthy("c1").await;
-        Self { fleet, admin, _agent: agent, _api: api }
-    }
-
-    async fn create(&self, path: &str, object: Value) -> Value {
-        let mut request =
-            self.admin.request("POST", path, crate::support::client::full(object.to_string()));
-        request.headers_mut().insert("content-type", "application/json".parse().unwrap());
-        let answer = self.admin.send(request).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text());
-        answer.json()
-    }
-
-    async fn delete(&self, path: &str) {
-        let answer = self.admin.send(self.admin.request("DELETE", path, empty())).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text());
-    }
-
-    /// A ServiceAccount with all rights.
-    async fn account(&self, name: &str) {
-        self.create(
-            ACCOUNTS,
-            json!({"apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": {"name": name}}),
-        )
-        .await;
-    }
-
-    async fn bind(&self, name: &str) {
-        self.create(
-            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                "metadata": {"name": name},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                    "name": "cluster-admin"},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}]}),
-        )
-        .await;
-    }
-
-    /// A client of the hub with a token of `name`, bound to `object` where that is one.
-    async fn client(&self, name: &str, object: Value) -> Client {
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-            "spec": {"boundObjectRef": object}});
-        let answer = self.create(&format!("{ACCOUNTS}/{name}/token"), request).await;
-        self.fleet.anonymous().token(answer["status"]["token"].as_str().unwrap())
-    }
-
     /// Opens one stream of each kind and reads from it.
     async fn streams(&self, client: &Client) -> Streams {
         let open = async |path: &str| {
@@ -301,7 +225,6 @@ async fn a_long_download_ends_with_its_token() {
     assert!(long.frame().await.unwrap().is_ok());
 }
 
-const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const POD: &str = "/c1/api/v1/namespaces/default/pods/hello";
 const WATCH: &str = "/c1/api/v1/namespaces?watch=true";
 /// Within which streams end after the API server's own refusal, which here comes at once.

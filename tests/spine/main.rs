@@ -4,6 +4,8 @@
 
 mod budgets;
 mod drains;
+#[cfg(feature = "sandbox")]
+mod kube_client;
 mod limits;
 #[cfg(feature = "sandbox")]
 mod live;
@@ -15,3 +17,5 @@ mod requests;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "sandbox")]
+mod world;
