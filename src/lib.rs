@@ -16,7 +16,7 @@
 //! | 4 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 3 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
 //! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners |
-//! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`telemetry`] | the vocabulary everything shares |
+//! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`telemetry`] | the vocabulary everything shares |
 //!
 //! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
 //! module that builds TLS configurations. Errors become HTTP responses in one file,
@@ -33,6 +33,7 @@ pub mod listen;
 #[cfg(feature = "sandbox")]
 pub mod miniapi;
 pub mod name;
+pub mod percent;
 pub mod pki;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

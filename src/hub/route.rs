@@ -9,6 +9,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Uri};
 
 use crate::name::{ClusterName, InvalidClusterName};
+use crate::percent;
 
 /// Where a request wants to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,47 +113,23 @@ fn upstream(rest: &str, query: Option<&str>) -> PathAndQuery {
 }
 
 /// Every byte is printable ASCII, no backslash, and every `%` starts an escape of something else
-/// than NUL (RFC 3986 section 2.1; the `http` crate is more lenient).
+/// than NUL (the `http` crate is more lenient).
 fn check_bytes(path: &str) -> Result<(), RouteError> {
-    let bytes = path.as_bytes();
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'%' => {
-                let hex = bytes.get(at + 1..at + 3).ok_or(RouteError::Encoding(at))?;
-                if !hex.iter().all(u8::is_ascii_hexdigit) || hex == b"00" {
-                    return Err(RouteError::Encoding(at));
-                }
-            }
-            b'\\' => return Err(RouteError::Encoding(at)),
-            byte if !byte.is_ascii_graphic() => return Err(RouteError::Encoding(at)),
-            _ => {}
-        }
-    }
-    Ok(())
+    let odd = path.bytes().position(|byte| byte == b'\\' || !byte.is_ascii_graphic());
+    let first = [odd, path.find("%00"), percent::broken_escape(path)].into_iter().flatten().min();
+    first.map_or(Ok(()), |at| Err(RouteError::Encoding(at)))
 }
 
-/// Whether some server behind us could read `segment` as `.` or `..`: escapes of dots, slashes and
-/// backslashes undone once, and path parameters (`..;x`) cut.
-fn is_dot_segment(segment: &str) -> bool {
+/// Whether some server behind us, or a client that is sent there, could read `segment` as `.` or
+/// `..`: escapes undone once, and path parameters (`..;x`) cut.
+pub(super) fn is_dot_segment(segment: &str) -> bool {
     // Most segments have neither, and then cannot be one.
     if !segment.starts_with('.') && !segment.contains('%') {
         return false;
     }
-    let mut plain = String::with_capacity(segment.len());
-    let mut rest = segment;
-    while let Some(first) = rest.chars().next() {
-        let escape = rest.get(..3).map(str::to_ascii_lowercase);
-        let (decoded, length) = match escape.as_deref() {
-            Some("%2e") => ('.', 3),
-            Some("%2f" | "%5c") => ('/', 3),
-            Some("%3b") => (';', 3),
-            _ => (first, first.len_utf8()),
-        };
-        plain.push(decoded);
-        rest = &rest[length..];
-    }
-    let name = |part: &str| part.split(';').next().map(str::to_owned);
-    plain.split('/').filter_map(name).any(|part| part == "." || part == "..")
+    let plain = percent::decode(segment);
+    let mut names = plain.split(['/', '\\']).filter_map(|part| part.split(';').next());
+    names.any(|name| name == "." || name == "..")
 }
 
 #[cfg(test)]

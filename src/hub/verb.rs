@@ -3,10 +3,10 @@
 //! Good enough for budgets, deadlines and metric labels; nobody is let in or kept out by it. The
 //! rules are those of the API server's request info and of its long-running check.
 
-use std::borrow::Cow;
-
 use http::Method;
 use http::uri::PathAndQuery;
+
+use crate::percent;
 
 /// What the hub must know of a request before it forwards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl RequestKind {
     pub(crate) fn of(method: &Method, target: &PathAndQuery) -> Self {
         // As the API server reads them: an escape must not turn a watch into something short, which
         // would outlive its caller's token.
-        let path = decoded(target.path());
+        let path = percent::decode(target.path());
         let path = Path::parse(&path);
         let query = target.query().unwrap_or_default();
         let span = match path.subresource {
@@ -148,32 +148,9 @@ const DEEPEST: usize = 6;
 fn is_true(query: &str, name: &str) -> bool {
     query.split('&').any(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decoded(value);
-        decoded(key) == name && !value.eq_ignore_ascii_case("false") && value != "0"
+        let value = percent::decode(value);
+        percent::decode(key) == name && !value.eq_ignore_ascii_case("false") && value != "0"
     })
-}
-
-/// `text` with its escapes undone once; a broken escape stays as it is.
-fn decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return text.into();
-    }
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        let mut byte = *first;
-        if let (b'%', [high, low, after @ ..]) = (byte, rest)
-            && let (Some(high), Some(low)) = (digit(high), digit(low))
-        {
-            // Two hexadecimal digits fit a byte.
-            byte = (high * 16 + low) as u8;
-            rest = after;
-        }
-        plain.push(byte);
-    }
-    String::from_utf8_lossy(&plain).into_owned().into()
 }
 
 #[cfg(test)]

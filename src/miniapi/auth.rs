@@ -4,11 +4,11 @@ use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 
 use super::object;
-use super::query::decode;
 use super::rbac::{self, Attributes};
 use super::response::MiniStatus;
 use super::store::{Key, Store};
 use super::tokens::{Kubernetes, Reference, Tokens};
+use crate::percent;
 
 /// A user, as RBAC and reviews see one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,8 +128,9 @@ pub(super) fn impersonate(
     let user = texts("impersonate-user").into_iter().next().unwrap_or_default();
     let mut groups = texts("impersonate-group");
     let extra = headers.keys().filter_map(|name| name.as_str().strip_prefix(EXTRA_PREFIX));
-    let extra: Vec<(String, Vec<String>)> =
-        extra.map(|key| (decode(key), texts(&format!("{EXTRA_PREFIX}{key}")))).collect();
+    let extra: Vec<(String, Vec<String>)> = extra
+        .map(|key| (percent::decode(key).into_owned(), texts(&format!("{EXTRA_PREFIX}{key}"))))
+        .collect();
     let uid = texts("impersonate-uid").into_iter().next().unwrap_or_default();
     if user.is_empty() {
         let nothing = groups.is_empty() && extra.is_empty() && uid.is_empty();

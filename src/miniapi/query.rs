@@ -1,4 +1,6 @@
-//! Query parameters and percent-decoding.
+//! Query parameters.
+
+use crate::percent;
 
 /// The decoded parameters of a request, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +16,7 @@ impl Query {
             pairs
                 .map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (decode(&name.replace('+', " ")), decode(&value.replace('+', " ")))
+                    (plain(name), plain(value))
                 })
                 .collect(),
         )
@@ -39,29 +41,9 @@ impl Query {
     }
 }
 
-/// Percent-decodes; a broken escape stays as it is, broken UTF-8 is replaced.
-pub(super) fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = (bytes[at] == b'%')
-            .then(|| bytes.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match escape {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
+/// What a form's text stands for: `+` is a space there.
+fn plain(text: &str) -> String {
+    percent::decode(&text.replace('+', " ")).into_owned()
 }
 
 #[cfg(test)]
@@ -75,7 +57,6 @@ mod tests {
         assert_eq!(query.get("x"), Some("a b"));
         assert_eq!(query.number("limit"), Some(500));
         assert!(query.is_true("watch") && query.is_true("flag") && !query.is_true("follow"));
-        assert_eq!(decode("%zz%4"), "%zz%4");
         assert!(!Query::parse("watch=false").is_true("watch"));
     }
 }

@@ -2,7 +2,8 @@
 
 use http::{Method, Uri};
 
-use super::query::{Query, decode};
+use super::query::Query;
+use crate::percent;
 
 /// A parsed request head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +56,11 @@ impl RequestInfo {
 
 impl Target {
     fn parse(path: &str) -> Option<Self> {
-        let segments: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
+        let segments: Vec<String> = path
+            .trim_matches('/')
+            .split('/')
+            .map(|one| percent::decode(one).into_owned())
+            .collect();
         let (group, rest) = match segments.first()?.as_str() {
             "api" => (String::new(), segments.get(1..)?),
             "apis" => (segments.get(1)?.clone(), segments.get(2..)?),

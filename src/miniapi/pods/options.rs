@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::miniapi::response::MiniStatus;
+use crate::percent;
 
 /// What to run, and which of its streams the client wants (`PodExecOptions`, `PodAttachOptions` of
 /// `core/v1`).
@@ -74,24 +75,10 @@ impl RemoteOptions {
 
 /// `%41` and `+` become what they stand for. NUL cannot be part of an argument.
 fn decode(value: &str) -> Result<Vec<u8>, MiniStatus> {
-    let bad = || MiniStatus::bad_request("the query is not percent-encoded correctly");
-    let mut bytes = value.bytes();
-    let mut decoded = Vec::with_capacity(value.len());
-    while let Some(byte) = bytes.next() {
-        let byte = match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
-                let (high, low) = (digit().ok_or_else(bad)?, digit().ok_or_else(bad)?);
-                // Two hexadecimal digits fit a byte.
-                (high * 16 + low) as u8
-            }
-            plain => plain,
-        };
-        if byte == 0 {
-            return Err(bad());
-        }
-        decoded.push(byte);
+    let decoded = percent::decode_bytes(&value.replace('+', " ")).into_owned();
+    if percent::broken_escape(value).is_some() || decoded.contains(&0) {
+        let why = "the query is not percent-encoded correctly";
+        return Err(MiniStatus::bad_request(why));
     }
     Ok(decoded)
 }
