@@ -281,12 +281,11 @@ fn parse((status, body): (StatusCode, Bytes)) -> Result<Published, RefreshError>
         return Err(RefreshError::TooLarge);
     }
     let published = keys::parse(&body)?;
-    if published.unusable > 0 {
-        tracing::debug!(
-            unusable = published.unusable,
-            "keys that cannot verify a token are ignored"
-        );
-    }
+    tracing::debug!(
+        keys = published.keys.len(),
+        unusable = published.unusable,
+        "a document of keys was read"
+    );
     Ok(published)
 }
 

@@ -107,3 +107,24 @@ async fn decisions_are_counted_and_debug_output_names_no_key() {
     assert!(shown.starts_with("Authenticator { config: AuthnConfig"), "{shown}");
     assert!(!shown.contains(key.jwk["x"].as_str().unwrap()), "{shown}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_that_stays_is_counted_each_time_and_logged_once() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = Arc::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    let (one, two) = (SigningKey::new("one"), SigningKey::new("two"));
+    world.connect("c1", &one).await;
+    world.connect("c2", &two).await;
+    let told = || {
+        let lines = std::fs::read_to_string(log.path()).unwrap();
+        lines.lines().filter(|line| line.contains("cluster_proxy::alarm")).count()
+    };
+    assert_eq!(told(), 0);
+    world.spoke("c2", |spoke| spoke.published.push(one.clone()));
+    world.pass(300).await;
+    assert!(world.metric(CONFLICTS, "c2") >= 2.0);
+    assert_eq!(told(), 1);
+}
