@@ -15,7 +15,7 @@
 //! | 5 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
 //! | 4 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 3 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
-//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners |
+//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop |
 //! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`telemetry`] | the vocabulary everything shares |
 //!
 //! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
@@ -27,6 +27,7 @@ pub mod cli;
 pub mod drain;
 pub mod fleet;
 pub mod hash;
+pub mod hop;
 pub mod hub;
 pub mod kubernetes;
 pub mod listen;

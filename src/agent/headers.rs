@@ -1,11 +1,9 @@
 //! What crosses between tunnel and API server, and what does not. Pure.
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
+use crate::hop;
 use crate::tunnel::headers::strip;
 
 /// A header that the rules of the wire want and that is missing, or there more than once.
@@ -61,62 +59,22 @@ pub(super) fn keeping_upgrade<R>(
 
 /// Makes an answer of the API server fit for the tunnel.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
+    hop::clean_response(headers);
     strip(headers);
 }
 
 fn clean_request(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(TE).iter().any(|value| {
-        let value = value.to_str().unwrap_or_default();
-        value.split(',').any(|coding| coding.trim().eq_ignore_ascii_case(TRAILERS))
-    });
-    remove_hop_by_hop(headers);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static(TRAILERS));
-    }
+    hop::clean_request(headers);
     strip(headers);
     headers.remove(HOST);
     // The body already flows: nobody is left who would wait for a 100.
     headers.remove(EXPECT);
 }
 
-/// RFC 9110 section 7.6.1: what `Connection` names, and the fields that never pass a hop.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // A peer must not talk us out of the proof of who is asking.
-            .filter(|name| *name != AUTHORIZATION)
-            .collect();
-        for name in listed {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
 /// `Impersonate-User`, `-Group`, `-Uid`, `-Extra-*`: kube-apiserver's own.
 const IMPERSONATE: &str = "impersonate-";
 /// `X-Remote-User` and so on: an API server with a request-header CA believes them.
 const REMOTE: &str = "x-remote-";
-const TRAILERS: &str = "trailers";
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ use clap::Args;
 use self::limits::LimitArgs;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
+use crate::hub::hosts::AllowedHost;
 use crate::hub::limits::Limits;
 use crate::hub::{AccessLog, Hub, HubConfig};
 use crate::kubernetes::{ApiReader, ApiServer};
@@ -53,6 +54,11 @@ pub(crate) struct HubArgs {
     /// A second listener with health and metrics only, for probes and scrapers of a cluster
     #[arg(long, env = "CLUSTER_PROXY_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<SocketAddr>,
+
+    /// Hosts by which clients may call the hub, each with or without its port; repeat it, or separate
+    /// them by commas [default: any]
+    #[arg(long, env = "CLUSTER_PROXY_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',')]
+    allowed_host: Vec<AllowedHost>,
 
     /// Folder of certificates, enrolments and join tokens, made by `pki init`
     #[arg(long, env = "CLUSTER_PROXY_DIR", value_name = "DIR", default_value = "certs")]
@@ -197,6 +203,7 @@ impl HubArgs {
             head_timeout: self.response_head_timeout,
             certificate_life: self.agent_certificate_life,
             renewal_grace: self.renewal_grace,
+            allowed_hosts: self.allowed_host.into_iter().collect(),
             limits: fit(self.limits.into_limits(), workers),
         })
     }

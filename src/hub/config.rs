@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authn::{AuthnConfig, HubApi};
+use super::hosts::AllowedHosts;
 use super::limits::Limits;
 use crate::state::State;
 
@@ -42,6 +43,8 @@ pub struct HubConfig {
     pub certificate_life: Duration,
     /// How long after its end a certificate can still be renewed by proof of the enrolled key.
     pub renewal_grace: Duration,
+    /// By what name clients may call it.
+    pub allowed_hosts: AllowedHosts,
     /// How much it takes on.
     pub limits: Limits,
 }

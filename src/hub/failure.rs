@@ -6,7 +6,9 @@ use super::admission::TooMany;
 use super::authn::AuthnError;
 use super::front::head::HeadTooLarge;
 use super::headers::HeaderError;
+use super::hosts::HostError;
 use super::route::RouteError;
+use super::via::Loop;
 use crate::name::ClusterName;
 use crate::tunnel::connect::ConnectError;
 use crate::tunnel::headers::Fault;
@@ -24,6 +26,12 @@ pub(crate) enum Failure {
     /// As many requests in flight as there may be.
     #[error(transparent)]
     TooMany(#[from] TooMany),
+    /// It is for no host, or for another one.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// It was here before.
+    #[error(transparent)]
+    Loop(#[from] Loop),
     /// The headers cannot be forwarded.
     #[error("{0}")]
     Headers(#[from] HeaderError),
@@ -116,7 +124,12 @@ impl Failure {
     /// Which hop failed.
     pub(crate) fn hop(&self) -> Hop {
         match self {
-            Self::Route(_) | Self::Headers(_) | Self::Body(_) | Self::Upgrade(_) => Hop::Client,
+            Self::Route(_)
+            | Self::Host(_)
+            | Self::Loop(_)
+            | Self::Headers(_)
+            | Self::Body(_)
+            | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
             Self::Full(_)
             | Self::Head(_)

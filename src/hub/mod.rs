@@ -5,7 +5,7 @@
 //! | accept, TLS, HTTP | [`front`]: `listener`, `connection` |
 //! | which cluster | `route` |
 //! | who is calling | [`authn`] |
-//! | what crosses | `headers`, `verb` |
+//! | what crosses | `hosts`, `via`, `headers`, `verb` |
 //! | which tunnel, send, judge | `registry`, `forward` |
 //! | what ends it early | [`live`], `forward/ending` |
 //! | failure to response | `failure`, `forward/respond` |
@@ -26,6 +26,7 @@ mod flood;
 mod forward;
 mod front;
 mod headers;
+pub mod hosts;
 pub mod limits;
 mod live;
 mod metrics;
@@ -41,6 +42,7 @@ mod spokes;
 mod traffic;
 mod unread;
 mod verb;
+mod via;
 mod workers;
 
 use std::net::SocketAddr;
@@ -71,6 +73,7 @@ use replicas::Replicas;
 use shutdown::Shutdown;
 use spokes::Spokes;
 use unread::UnreadBudget;
+use via::Pseudonym;
 use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
@@ -186,6 +189,8 @@ impl Hub {
             recorder: self.recorder.clone(),
             admission: Admission::new(&limits),
             limits: limits.clone(),
+            allowed_hosts: Arc::new(self.config.allowed_hosts.clone()),
+            pseudonym: Arc::new(Pseudonym::random()),
             stopping: drain.clone(),
         };
         let gates = Gates::new(&limits, &self.metrics);

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::folder::Folder;
 use super::{Drains, HUB, PATIENCE, Part, SandboxError};
 use crate::hub::authn::AuthnConfig;
+use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
 use crate::hub::{self, AccessLog, HubConfig, HubError};
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
@@ -114,6 +115,7 @@ pub(super) async fn start(
         head_timeout: HEAD_TIMEOUT,
         certificate_life: join::CERTIFICATE_LIFE,
         renewal_grace: join::RENEWAL_GRACE,
+        allowed_hosts: AllowedHosts::default(),
         limits: Limits::default(),
     })
     .await

@@ -6,6 +6,7 @@ mod budgets;
 mod drains;
 #[cfg(feature = "sandbox")]
 mod kube_client;
+mod hosts;
 mod limits;
 #[cfg(feature = "sandbox")]
 mod live;

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use cluster_proxy::agent::{Agent, AgentConfig};
 use cluster_proxy::drain::Drain;
 use cluster_proxy::hub::authn::AuthnConfig;
+use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::hub::{AccessLog, Addresses, Hub, HubConfig};
 use cluster_proxy::name::ClusterName;
@@ -39,6 +40,8 @@ pub(crate) struct RunningHub {
     pub(crate) access_log: PathBuf,
     /// Of the next start.
     pub(crate) limits: Limits,
+    /// Of the next start.
+    pub(crate) allowed_hosts: AllowedHosts,
     /// Of the next start.
     pub(crate) min_drain: Duration,
     /// Of the next start.
@@ -97,6 +100,7 @@ impl Fleet {
             ca_pem,
             access_log,
             limits,
+            allowed_hosts: AllowedHosts::default(),
             min_drain: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
             drain: Drain::new(),
@@ -172,6 +176,7 @@ impl RunningHub {
             head_timeout: HEAD_TIMEOUT,
             certificate_life: Duration::from_secs(24 * 3600),
             renewal_grace: Duration::from_secs(30 * 86_400),
+            allowed_hosts: self.allowed_hosts.clone(),
             limits: self.limits.clone(),
         };
         let (bound, addresses) = oneshot::channel();
@@ -195,6 +200,7 @@ impl RunningHub {
             ca_pem: self.ca_pem.clone(),
             access_log: self.access_log.clone(),
             limits: self.limits.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
             min_drain: self.min_drain,
             drain_timeout: self.drain_timeout,
             drain: Drain::new(),

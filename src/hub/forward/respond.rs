@@ -11,6 +11,7 @@ use crate::hub::authn::AuthnError;
 use crate::hub::failure::Failure;
 use crate::hub::front::head::HeadTooLarge;
 use crate::hub::headers::X_REQUEST_ID;
+use crate::hub::hosts::HostError;
 use crate::hub::route::RouteError;
 
 /// The answer to a request that failed: a Kubernetes `Status` (`meta/v1`), as client-go expects.
@@ -52,9 +53,15 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Route(RouteError::Method(_)) => {
             (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed")
         }
-        Failure::Route(_) | Failure::Headers(_) | Failure::Body(_) | Failure::Upgrade(_) => {
-            (StatusCode::BAD_REQUEST, "BadRequest")
+        Failure::Host(HostError::NotServed) => {
+            (StatusCode::MISDIRECTED_REQUEST, "MisdirectedRequest")
         }
+        Failure::Loop(_) => (StatusCode::LOOP_DETECTED, "LoopDetected"),
+        Failure::Route(_)
+        | Failure::Host(HostError::Ambiguous)
+        | Failure::Headers(_)
+        | Failure::Body(_)
+        | Failure::Upgrade(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
         Failure::Authn(AuthnError::Unavailable(_)) | Failure::NoTunnel { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
         }
@@ -102,6 +109,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::hub::via::Loop;
     use crate::name::ClusterName;
     use crate::tunnel::headers::Fault;
 
@@ -138,6 +146,9 @@ mod tests {
         for (failure, code) in [
             (Failure::Route(RouteError::Form), 400),
             (Failure::Route(RouteError::Method(http::Method::TRACE)), 405),
+            (HostError::Ambiguous.into(), 400),
+            (HostError::NotServed.into(), 421),
+            (Loop.into(), 508),
             (Failure::Authn(AuthnError::Unavailable("x".into())), 503),
             (Failure::Full(cluster()), 429),
             (Failure::TooManyTokens(cluster()), 429),

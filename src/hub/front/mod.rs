@@ -19,10 +19,12 @@ use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
 use super::forward::{Forwarder, Order, set_mode, wanted};
 use super::headers;
+use super::hosts::AllowedHosts;
 use super::limits::Limits;
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
+use super::via::Pseudonym;
 use crate::drain::Drain;
 use crate::listen::pace::Running;
 use crate::pki::tls::FrontTls;
@@ -39,6 +41,8 @@ pub(crate) struct Front {
     pub(crate) recorder: Recorder,
     pub(crate) admission: Admission,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) allowed_hosts: Arc<AllowedHosts>,
+    pub(crate) pseudonym: Arc<Pseudonym>,
     /// Once it stops, HTTP/1.1 clients are asked to connect anew: elsewhere.
     pub(crate) stopping: Drain,
 }
@@ -100,8 +104,9 @@ impl Front {
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request, &self.limits)?;
         let target = route(request.method(), request.uri())?;
-        let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-        headers::check(request.headers(), authority.as_deref())?;
+        self.allowed_hosts.check(request.headers(), request.uri(), request.version())?;
+        headers::check(request.headers())?;
+        self.pseudonym.check(request.headers())?;
         let (cluster, upstream, identity) = match target {
             Target::Cluster { cluster, upstream } => {
                 let headers = request.headers_mut();
@@ -129,6 +134,7 @@ impl Front {
         // Taken out first: what `Connection` names must not take it from us.
         let authorization = headers.remove(header::AUTHORIZATION);
         headers::upstream(&mut headers, authorization, peer.ip(), request_id, step);
+        self.pseudonym.sign(&mut headers, parts.version);
         set_mode(&mut headers, &identity);
         let order =
             Order { cluster, identity, kind, method: parts.method, target: upstream, headers };

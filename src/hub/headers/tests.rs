@@ -72,7 +72,7 @@ fn hop_by_hop_headers_end_here() {
     ]);
     assert_eq!(headers["te"], "trailers");
     assert_eq!(headers.len(), 5);
-    assert!(!sent(&[("te", "trailers, deflate")]).contains_key("te"));
+    assert_eq!(sent(&[("te", "trailers, deflate")])["te"], "trailers");
 }
 
 #[test]
@@ -92,21 +92,8 @@ fn a_spoke_does_not_speak_for_the_hub() {
 }
 
 #[test]
-fn one_host_and_the_same_everywhere() {
-    assert!(check(&map(&[("host", "hub:443")]), None).is_ok());
-    assert!(check(&map(&[("host", "HUB")]), Some("hub")).is_ok());
-    assert!(check(&map(&[]), Some("hub")).is_ok());
-    assert!(check(&map(&[]), None).is_err());
-    assert!(check(&map(&[("host", "a"), ("host", "a")]), None).is_err());
-    assert!(check(&map(&[("host", "hub")]), Some("evil")).is_err());
-    assert!(check(&map(&[("host", "hub:443@evil")]), None).is_err());
-    assert!(check(&map(&[]), Some("hub:443")).is_ok());
-    assert!(check(&map(&[]), Some("me@hub:443")).is_err());
-}
-
-#[test]
 fn underscores_do_not_smuggle_identity() {
-    let with = |name| check(&map(&[("host", "hub"), (name, "x")]), None);
+    let with = |name| check(&map(&[(name, "x")]));
     assert!(with("x_mine").is_ok());
     assert!(with("impersonate-user").is_ok());
     assert!(with("impersonate-extra-my_key").is_ok());
@@ -117,8 +104,8 @@ fn underscores_do_not_smuggle_identity() {
 
 #[test]
 fn only_100_continue_may_be_expected() {
-    assert!(check(&map(&[("host", "hub"), ("expect", "100-Continue")]), None).is_ok());
-    let other = check(&map(&[("host", "hub"), ("expect", "200-ok")]), None);
+    assert!(check(&map(&[("expect", "100-Continue")])).is_ok());
+    let other = check(&map(&[("expect", "200-ok")]));
     assert_eq!(other, Err(HeaderError::Expectation));
 }
 
