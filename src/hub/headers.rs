@@ -3,9 +3,12 @@
 //! Every leg is framed anew, so headers of one hop end here ([`hop`]). What a caller
 //! must not forge is removed; what would let a spoke act in the hub's name is removed from answers.
 
+mod location;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::hop::{self, is_identity};
+use crate::name::ClusterName;
 use crate::telemetry::trace::Step;
 use crate::tunnel::headers::PREFIX;
 
@@ -68,8 +71,13 @@ pub(crate) fn upstream(
     }
 }
 
-/// Turns a spoke's answer into the client's, in place.
-pub(crate) fn downstream(headers: &mut HeaderMap, request_id: &HeaderValue) {
+/// Turns a spoke's answer into the client's, in place. `root` is the first segment of the client's
+/// path, where that names a cluster.
+pub(crate) fn downstream(
+    headers: &mut HeaderMap,
+    root: Option<&ClusterName>,
+    request_id: &HeaderValue,
+) {
     hop::clean_response(headers);
     let ours = |name: &&HeaderName| {
         let name = name.as_str();
@@ -80,6 +88,7 @@ pub(crate) fn downstream(headers: &mut HeaderMap, request_id: &HeaderValue) {
     for name in headers.keys().filter(ours).cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
+    location::settle(headers, root);
     headers.insert(X_REQUEST_ID, request_id.clone());
 }
 

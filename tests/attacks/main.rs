@@ -8,10 +8,14 @@ mod frames;
 mod ground;
 mod h2spec;
 mod http2;
+mod identity;
 mod messages;
+mod scripted;
 mod slow;
+mod targets;
 mod tls;
 mod tunnel;
+mod upgrades;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -182,6 +182,7 @@ mod tests {
             kind: RequestKind::of(&Method::GET, &target),
             method: Method::GET,
             target,
+            at_home: false,
             headers: HeaderMap::from_iter([(header::AUTHORIZATION, token)]),
         }
     }

@@ -28,7 +28,7 @@ use crate::tunnel::headers::{self, Fault};
 use crate::tunnel::opener::{OpenError, StreamClass, StreamPermit};
 use body::ResponseBody;
 
-pub(crate) use upgrade::{WantedUpgrade, wanted};
+pub(crate) use upgrade::{WantedUpgrade, wanted, wanted_protocol};
 
 /// Sends requests to spokes. Clones share the registry.
 #[derive(Clone)]
@@ -52,6 +52,8 @@ pub(crate) struct Order {
     pub(crate) kind: RequestKind,
     pub(crate) method: Method,
     pub(crate) target: PathAndQuery,
+    /// The client's path named no cluster: paths of the answer are the client's.
+    pub(crate) at_home: bool,
     /// Already those of the upstream request, mode included.
     pub(crate) headers: HeaderMap,
 }
@@ -103,6 +105,11 @@ impl Order {
         *request.uri_mut() = uri(self.target.clone());
         *request.headers_mut() = self.headers.clone();
         request
+    }
+
+    /// Where the client finds the root of this API server: the first segment of its path.
+    fn root(&self) -> Option<&ClusterName> {
+        (!self.at_home).then_some(&self.cluster)
     }
 
     fn class(&self) -> StreamClass {

@@ -168,7 +168,7 @@ pub(super) fn answer(
     let (mut head, body) = response.into_parts();
     if let Some(record) = record {
         let upstream = took(&head.headers);
-        headers::downstream(&mut head.headers, &record.request_id);
+        headers::downstream(&mut head.headers, order.root(), &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, &record.request_id);
         record.answered(head.status, order.kind, upstream);
     }

@@ -35,6 +35,12 @@ pub(crate) struct WantedUpgrade {
 /// exactly one protocol that we know. Anything else (h2c, a list) is no upgrade, and the request
 /// goes on as a plain one.
 pub(crate) fn wanted<B>(request: &mut Request<B>) -> Option<WantedUpgrade> {
+    let protocol = wanted_protocol(request)?;
+    Some(WantedUpgrade { protocol, client: hyper::upgrade::on(request) })
+}
+
+/// The protocol that [`wanted`] finds.
+pub(crate) fn wanted_protocol<B>(request: &Request<B>) -> Option<Upgrade> {
     let asked = request.version() == Version::HTTP_11
         && matches!(*request.method(), Method::GET | Method::POST)
         && connect::asks_for_upgrade(request.headers())
@@ -43,8 +49,7 @@ pub(crate) fn wanted<B>(request: &mut Request<B>) -> Option<WantedUpgrade> {
     if !asked {
         return None;
     }
-    let protocol = single(request.headers(), &header::UPGRADE)?.parse().ok()?;
-    Some(WantedUpgrade { protocol, client: hyper::upgrade::on(request) })
+    single(request.headers(), &header::UPGRADE)?.parse().ok()
 }
 
 /// Sends the upgrade as an extended CONNECT; on success the streams are joined in a task that
@@ -78,7 +83,7 @@ pub(super) async fn forward(
     };
     let upstream = took(&head.headers);
     if let Some(record) = record {
-        headers::downstream(&mut head.headers, &record.request_id);
+        headers::downstream(&mut head.headers, order.root(), &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, &record.request_id);
     }
     ask(&mut head.headers, upgrade.protocol);

@@ -17,7 +17,7 @@ use super::authn::{Authenticator, AuthnError, Refusal};
 use super::failure::Failure;
 use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
-use super::forward::{Forwarder, Order, set_mode, wanted};
+use super::forward::{Forwarder, Order, set_mode, wanted, wanted_protocol};
 use super::headers;
 use super::hosts::AllowedHosts;
 use super::limits::Limits;
@@ -64,6 +64,7 @@ impl Front {
         let step = Step::start(request.headers());
         let (method, path) = (request.method(), request.uri().path());
         let http1 = request.version() < Version::HTTP_2;
+        let upgrade = wanted_protocol(&request).is_some();
         let recorder = self.recorder.clone();
         let id = request_id.clone();
         let mut record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
@@ -82,8 +83,9 @@ impl Front {
                 response
             }
         };
+        // Who was refused another protocol may have begun to speak it: that is no next request.
         if http1
-            && self.stopping.is_stopping()
+            && (upgrade || self.stopping.is_stopping())
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -107,6 +109,7 @@ impl Front {
         self.allowed_hosts.check(request.headers(), request.uri(), request.version())?;
         headers::check(request.headers())?;
         self.pseudonym.check(request.headers())?;
+        let at_home = matches!(target, Target::Home { .. });
         let (cluster, upstream, identity) = match target {
             Target::Cluster { cluster, upstream } => {
                 let headers = request.headers_mut();
@@ -136,8 +139,15 @@ impl Front {
         headers::upstream(&mut headers, authorization, peer.ip(), request_id, step);
         self.pseudonym.sign(&mut headers, parts.version);
         set_mode(&mut headers, &identity);
-        let order =
-            Order { cluster, identity, kind, method: parts.method, target: upstream, headers };
+        let order = Order {
+            cluster,
+            identity,
+            kind,
+            method: parts.method,
+            target: upstream,
+            at_home,
+            headers,
+        };
         self.forwarder.forward(order, upgrade, body, record).await
     }
 

@@ -86,7 +86,7 @@ fn a_spoke_does_not_speak_for_the_hub() {
         ("warning", "299 - \"old\""),
         ("audit-id", "x"),
     ]);
-    downstream(&mut headers, &HeaderValue::from_static("ours"));
+    downstream(&mut headers, None, &HeaderValue::from_static("ours"));
     assert_eq!(headers.len(), 3);
     assert_eq!(headers["x-request-id"], "ours");
 }
