@@ -4,9 +4,9 @@
 
 mod budgets;
 mod drains;
+mod hosts;
 #[cfg(feature = "sandbox")]
 mod kube_client;
-mod hosts;
 mod limits;
 #[cfg(feature = "sandbox")]
 mod live;
