@@ -83,6 +83,7 @@ fn a_document_is_read_with_its_bad_entries() {
 fn what_is_stored_is_the_same_key() {
     let key = rsa(&zeros_before(N), "AQAB", r#","kid":"x","alg":"RS256""#).unwrap();
     let text = serde_json::to_string(key.jwk()).unwrap();
+    assert!(text.contains(r#""kid":"x""#) && text.contains(r#""alg":"RS256""#), "{text}");
     let again = PublicKey::from_jwk(serde_json::from_str(&text).unwrap()).unwrap();
     assert_eq!((&again.thumbprint, again.jwk()), (&key.thumbprint, key.jwk()));
     assert!(again.may_be(Some("x")) && again.may_be(None) && !again.may_be(Some("y")));
