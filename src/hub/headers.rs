@@ -24,6 +24,9 @@ pub(crate) enum HeaderError {
     /// An expectation other than `100-continue`.
     #[error("the only expectation served here is 100-continue")]
     Expectation,
+    /// A body in a coding that is not taken off here, or in several.
+    #[error("the only transfer coding served here is one chunked")]
+    Coding,
 }
 
 /// Checks what must be right before anything else looks at the headers.
@@ -33,6 +36,15 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), HeaderError> {
         if !is_identity(name_text) && is_identity(&name_text.replace('_', "-")) {
             return Err(HeaderError::Underscore(name.clone()));
         }
+    }
+    // What HTTP/1.1 leaves when `chunked` is the last of several: a body that is still encoded, and
+    // whose coding nobody behind would hear of (RFC 9112 section 6.1).
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let coding = codings.next();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return Err(HeaderError::Coding);
     }
     match headers.get(header::EXPECT) {
         Some(expect) if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") => {

@@ -34,7 +34,7 @@ pub(crate) enum Target {
 /// Why a request target is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RouteError {
-    /// CONNECT, TRACE and their kin are not for a Kubernetes API.
+    /// CONNECT, TRACE and their kin are not for a Kubernetes API, nor is `get` in lower case.
     #[error("the method {0} is not served here")]
     Method(Method),
     /// An absolute target of something else than HTTP.
@@ -56,7 +56,9 @@ pub(crate) enum RouteError {
 
 /// Reads the target of a request.
 pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Target, RouteError> {
-    if REFUSED_METHODS.contains(&method.as_str()) {
+    // `get` is not GET (RFC 9110 section 9.1), but some servers take it for that.
+    let lower = method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
+    if lower || REFUSED_METHODS.contains(&method.as_str()) {
         return Err(RouteError::Method(method.clone()));
     }
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS && *scheme != Scheme::HTTP) {
@@ -249,7 +251,7 @@ mod tests {
         let uri = Uri::from_static("/c1/api");
         assert!(route(&Method::POST, &uri).is_ok());
         assert!(route(&Method::OPTIONS, &uri).is_ok());
-        for method in ["CONNECT", "TRACE", "TRACK"] {
+        for method in ["CONNECT", "TRACE", "TRACK", "get", "Post"] {
             let method: Method = method.parse().unwrap();
             assert_eq!(route(&method, &uri), Err(RouteError::Method(method.clone())));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -46,7 +46,16 @@ pub(crate) struct Ground {
 pub(crate) struct Seen {
     begun: Mutex<Vec<String>>,
     /// Those whose bodies came to their end.
-    complete: Mutex<Vec<String>>,
+    complete: Mutex<Vec<Arrived>>,
+}
+
+/// A whole request, as the API server got it.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 // === impl Ground ===
@@ -82,12 +91,19 @@ impl Ground {
 
     /// Requests of `case` that the API server has seen, whole or not.
     pub(crate) fn reached(&self, case: &str) -> usize {
-        count(&self.seen.begun, case)
+        let begun = self.seen.begun.lock().unwrap();
+        begun.iter().filter(|target| is_of(target, case)).count()
     }
 
     /// Requests of `case` that came to the API server as a whole.
     pub(crate) fn complete(&self, case: &str) -> usize {
-        count(&self.seen.complete, case)
+        self.arrived(case).len()
+    }
+
+    /// What [`Ground::complete`] counts.
+    pub(crate) fn arrived(&self, case: &str) -> Vec<Arrived> {
+        let complete = self.seen.complete.lock().unwrap();
+        complete.iter().filter(|arrived| is_of(&arrived.target, case)).cloned().collect()
     }
 
     /// A well-behaved client with a good token.
@@ -118,9 +134,8 @@ impl Ground {
     }
 }
 
-fn count(seen: &Mutex<Vec<String>>, case: &str) -> usize {
-    let namespace = format!("/namespaces/{case}/");
-    seen.lock().unwrap().iter().filter(|target| target.contains(&namespace)).count()
+fn is_of(target: &str, case: &str) -> bool {
+    target.contains(&format!("/namespaces/{case}/"))
 }
 
 /// Runs an agent with the enrolment and the kubeconfig in `directory`.
@@ -190,8 +205,12 @@ async fn answer(request: Request<Incoming>, jwks: &str, seen: &Seen) -> Response
         let body = StreamBody::new(event.chain(stream::pending()));
         return Response::new(BodyExt::boxed(body));
     }
-    if request.into_body().collect().await.is_ok() {
-        seen.complete.lock().unwrap().push(target.clone());
+    let (parts, body) = request.into_parts();
+    if let Ok(body) = body.collect().await {
+        let trailers = body.trailers().cloned();
+        let (headers, body) = (parts.headers, body.to_bytes());
+        let arrived = Arrived { target: target.clone(), headers, body, trailers };
+        seen.complete.lock().unwrap().push(arrived);
     }
     match target.as_str() {
         "/openid/v1/jwks" => Response::new(full(jwks.to_owned())),

@@ -7,6 +7,7 @@ mod enrolment;
 mod frames;
 mod ground;
 mod h2spec;
+mod http1;
 mod http2;
 mod identity;
 mod messages;

@@ -10,7 +10,7 @@ use super::body::ResponseBody;
 use crate::hub::authn::AuthnError;
 use crate::hub::failure::Failure;
 use crate::hub::front::head::HeadTooLarge;
-use crate::hub::headers::X_REQUEST_ID;
+use crate::hub::headers::{HeaderError, X_REQUEST_ID};
 use crate::hub::hosts::HostError;
 use crate::hub::route::RouteError;
 
@@ -55,6 +55,9 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         }
         Failure::Host(HostError::NotServed) => {
             (StatusCode::MISDIRECTED_REQUEST, "MisdirectedRequest")
+        }
+        Failure::Headers(HeaderError::Expectation) => {
+            (StatusCode::EXPECTATION_FAILED, "ExpectationFailed")
         }
         Failure::Loop(_) => (StatusCode::LOOP_DETECTED, "LoopDetected"),
         Failure::Route(_)

@@ -110,6 +110,17 @@ fn only_100_continue_may_be_expected() {
 }
 
 #[test]
+fn a_body_has_one_coding() {
+    assert!(check(&map(&[("transfer-encoding", "Chunked")])).is_ok());
+    for codings in [
+        &[("transfer-encoding", "gzip, chunked")][..],
+        &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+    ] {
+        assert_eq!(check(&map(codings)), Err(HeaderError::Coding), "{codings:?}");
+    }
+}
+
+#[test]
 fn a_request_id_is_kept_when_plain_and_made_when_not() {
     assert_eq!(request_id(&map(&[("x-request-id", "a-1.b_2")])), "a-1.b_2");
     for bad in ["", "a b", "a\"b", &"x".repeat(129)] {
