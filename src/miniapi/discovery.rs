@@ -1,5 +1,7 @@
 //! Discovery: which groups, versions and resources there are.
 
+pub(super) mod aggregated;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

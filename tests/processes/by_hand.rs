@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::api::FakeApi;
 use crate::support::process::{Kubectl, Process, free_port, run, text};
 use crate::support::{PATIENCE, eventually};
@@ -25,7 +27,7 @@ fn run_hub(directory: &Path, Addresses { user, agents, admin }: &Addresses) -> P
     #[rustfmt::skip]
     let hub = Process::start("hub", directory, &[
         "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
-        "--admin-address", admin, "--access-log", "off", "--drain-timeout", "2s",
+        "--admin-address", admin, "--access-log", "access.log", "--drain-timeout", "2s",
     ]);
     hub
 }
@@ -144,6 +146,7 @@ async fn kubectl_works_through_a_hub_by_hand_on_miniapi_processes() {
             async move { output.status.success().then_some(()) }
         })
         .await;
+        discovers(&kubectl, &directory.join("access.log"), cluster).await;
         for http1 in [false, true] {
             crate::verbs::all(&kubectl.http1(http1));
         }
@@ -178,6 +181,53 @@ async fn kubectl_works_through_a_hub_by_hand_on_miniapi_processes() {
         process.stop(PATIENCE).await;
     }
     assert!(hub.stop(PATIENCE).await.success());
+}
+
+/// Two requests tell kubectl everything that the single lists say.
+async fn discovers(kubectl: &Kubectl, log: &Path, cluster: &str) {
+    let get = |path: &str| -> Value {
+        serde_json::from_str(&kubectl.run(&["get", "--raw", path])).unwrap()
+    };
+    let groups = get("/apis");
+    assert_eq!(groups["kind"], "APIGroupList");
+    let groups = groups["groups"].as_array().unwrap();
+    let versions = groups.iter().map(|group| {
+        let version = group["preferredVersion"]["groupVersion"].as_str().unwrap();
+        (format!(".{}", group["name"].as_str().unwrap()), get(&format!("/apis/{version}")))
+    });
+    let mut listed = Vec::new();
+    for (group, list) in versions.chain([(String::new(), get("/api/v1"))]) {
+        let names = list["resources"].as_array().unwrap().iter();
+        let names = names.map(|one| one["name"].as_str().unwrap());
+        listed
+            .extend(names.filter(|name| !name.contains('/')).map(|name| format!("{name}{group}")));
+    }
+    listed.sort();
+
+    // A request is logged a moment after its answer: the one before is waited for, then ours.
+    let asked = || -> Vec<String> {
+        let log = std::fs::read_to_string(log).unwrap();
+        let of_discovery = |line: &str| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let path = line["path"].as_str()?.trim_start_matches(&format!("/{cluster}"));
+            let known = line["path"].as_str()?.contains(cluster) && path.starts_with("/api");
+            known.then(|| path.to_owned())
+        };
+        log.lines().filter_map(of_discovery).collect()
+    };
+    let before = groups.len() + 2;
+    let logged = || async { (asked().len() >= before).then_some(()) };
+    eventually("the single lists are logged", PATIENCE, logged).await;
+    assert_eq!(asked().len(), before);
+    let said = kubectl.run(&["api-resources", "-o", "name"]);
+    let mut names: Vec<&str> = said.lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, listed);
+    let logged = || async { (asked().len() >= before + 2).then_some(()) };
+    eventually("discovery is logged", PATIENCE, logged).await;
+    let mut paths = asked().split_off(before);
+    paths.sort();
+    assert_eq!(paths, ["/api", "/apis"]);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn answer(
     let call = Call { cluster, drain, identity, info };
     match call.info.target.clone() {
         Some(target) => call.on_resource(target, request).await,
-        None => plain::answer(&call),
+        None => plain::answer(&call, request.headers()),
     }
 }
 

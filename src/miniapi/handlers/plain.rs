@@ -1,22 +1,27 @@
 //! Paths that are no resource: health, version, discovery, OpenAPI and the issuer.
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use super::{Answer, Call};
-use crate::miniapi::response::{MiniStatus, json_response, with_type};
-use crate::miniapi::{discovery, openapi};
+use crate::miniapi::cluster::Cluster;
+use crate::miniapi::discovery::{self, aggregated};
+use crate::miniapi::openapi;
+use crate::miniapi::response::{Body, MiniStatus, json_response, with_type};
 
 /// Whether the path answers somebody without a token.
 pub(super) fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/livez" | "/readyz" | "/version")
 }
 
-pub(super) fn answer(call: &Call<'_>) -> Answer {
+pub(super) fn answer(call: &Call<'_>, headers: &HeaderMap) -> Answer {
     let cluster = call.cluster;
     let path = call.info.path.trim_end_matches('/');
     if !matches!(call.info.verb, "get" | "head") {
         return Err(MiniStatus::method_not_allowed());
+    }
+    if matches!(path, "/api" | "/apis") {
+        return Ok(discover(call, path, headers));
     }
     let value = match path {
         "/healthz" | "/livez" | "/readyz" => {
@@ -24,8 +29,6 @@ pub(super) fn answer(call: &Call<'_>) -> Answer {
         }
         "/version" => Some(discovery::version()),
         "" => Some(json!({ "paths": ROOT })),
-        "/api" => Some(discovery::core_versions(cluster.url.trim_start_matches("https://"))),
-        "/apis" => Some(discovery::groups(&cluster.store)),
         "/openapi/v3" => Some(openapi::index(&cluster.store)),
         "/openid/v1/jwks" => Some(cluster.tokens.key_set()),
         "/.well-known/openid-configuration" => Some(cluster.tokens.discovery(&cluster.url)),
@@ -34,10 +37,31 @@ pub(super) fn answer(call: &Call<'_>) -> Answer {
     let value = value.ok_or_else(MiniStatus::no_such_path)?;
     let mut response = json_response(StatusCode::OK, &value);
     if path == "/openid/v1/jwks" {
-        let content_type = http::HeaderValue::from_static("application/jwk-set+json");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+        let content_type = HeaderValue::from_static("application/jwk-set+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
     Ok(response)
+}
+
+/// The two entrances of discovery, in the form that the client prefers.
+fn discover(call: &Call<'_>, path: &str, headers: &HeaderMap) -> Response<Body> {
+    let Cluster { store, url, .. } = call.cluster;
+    let wanted = aggregated::is_wanted(headers);
+    let value = match (path, wanted) {
+        ("/api", true) => aggregated::core(store),
+        (_, true) => aggregated::groups(store),
+        ("/api", false) => discovery::core_versions(url.trim_start_matches("https://")),
+        (_, false) => discovery::groups(store),
+    };
+    let mut response = json_response(StatusCode::OK, &value);
+    let answer = response.headers_mut();
+    // Both forms have one URL.
+    answer.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if wanted {
+        let media_type = HeaderValue::from_static(aggregated::MEDIA_TYPE);
+        answer.insert(header::CONTENT_TYPE, media_type);
+    }
+    response
 }
 
 fn deeper(call: &Call<'_>, path: &str) -> Option<serde_json::Value> {
