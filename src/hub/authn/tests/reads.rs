@@ -128,3 +128,16 @@ async fn a_conflict_that_stays_is_counted_each_time_and_logged_once() {
     assert!(world.metric(CONFLICTS, "c2") >= 2.0);
     assert_eq!(told(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_hub_knows_its_own_keys_while_they_cannot_be_read() {
+    let world = World::new().await;
+    let (one, stranger) = (SigningKey::new("one"), SigningKey::new("stranger"));
+    world.connect("c1", &one).await;
+    let hub = std::mem::take(&mut *world.hub.keys.lock().unwrap()).remove(0);
+    let world = world.restart().await;
+    world.tunnels("c1", 0, false);
+    world.settle().await;
+    assert_eq!(world.refusal("c1", &world.good(&hub)).await, Refusal::HubIdentity);
+    assert!(unavailable(&world.ask("c1", &world.good(&stranger)).await));
+}
