@@ -131,6 +131,11 @@ fn whole(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
+/// An answer that nobody asked for.
+fn stolen() -> &'static str {
+    "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstolen"
+}
+
 fn evil(path: &str) -> Option<Vec<u8>> {
     let answer = match path {
         "/unauthorized" => {
@@ -157,9 +162,20 @@ fn evil(path: &str) -> Option<Vec<u8>> {
             format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(2 << 20))
         }
         "/name" => "HTTP/1.1 200 OK\r\nx y: z\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "/both" => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\ntransfer-encoding: chunked\r\n";
+            format!("{head}\r\n5\r\nfirst\r\n0\r\n\r\n{}", stolen())
+        }
+        "/informed" => {
+            let early = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n".repeat(INFORMED);
+            format!("{early}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst")
+        }
+        "/switched" => {
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+                .to_owned()
+        }
         "/two" => {
-            let second = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstolen";
-            format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst{second}")
+            format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst{}", stolen())
         }
         _ => return None,
     };
@@ -208,6 +224,24 @@ async fn s104_bodies_that_lie() {
 }
 
 #[tokio::test]
+async fn s18_answers_that_can_be_read_in_two_ways() {
+    let lair = Lair::start().await;
+    for client in [lair.client(), lair.client().http2()] {
+        // Framed by both: the body breaks off, and what lies behind it is nobody's.
+        assert!(client.try_get("/c1/both").await.is_err());
+        assert_eq!(client.get("/c1/good").await.text(), "{}", "after both");
+        // Words before the answer go no further than the agent.
+        assert_eq!(client.get("/c1/informed").await.text(), "first");
+        // A change of protocol that nobody asked for.
+        let answer = client.get("/c1/switched").await;
+        assert_eq!((answer.status.as_u16(), answer.json()["kind"].as_str()), (502, Some("Status")));
+        for _ in 0..10 {
+            assert_eq!(client.get("/c1/good").await.text(), "{}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn s104_ten_gibibytes() {
     let lair = Lair::start().await;
     let client = lair.client();
@@ -236,3 +270,6 @@ async fn s104_ten_gibibytes() {
 
 /// Longer than the steps of a flow that goes on.
 const STILL: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// Informational answers before the one that counts: more than anybody sends.
+const INFORMED: usize = 200;
