@@ -24,6 +24,16 @@ pub fn clean_response(headers: &mut HeaderMap) {
     remove(headers);
 }
 
+/// Whether a body was framed by nothing but HTTP itself. What has other transfer codings as well is
+/// still encoded after this hop took the frame off, and the next one would not hear of it (RFC 9112
+/// section 6.1).
+pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
+}
+
 /// Whether a header says who is asking, or is one of ours. `name` is in lower case.
 pub fn is_identity(name: &str) -> bool {
     name == AUTHORIZATION.as_str() || IDENTITY.iter().any(|prefix| name.starts_with(prefix))
@@ -96,6 +106,19 @@ mod tests {
             let mut headers = all.clone();
             clean(&mut headers);
             assert_eq!(headers, kept);
+        }
+    }
+
+    #[test]
+    fn one_frame_is_plain_and_more_is_not() {
+        assert!(is_plainly_framed(&map(&[])));
+        assert!(is_plainly_framed(&map(&[("transfer-encoding", "Chunked")])));
+        for codings in [
+            &[("transfer-encoding", "gzip, chunked")][..],
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(!is_plainly_framed(&map(codings)), "{codings:?}");
         }
     }
 

@@ -37,13 +37,7 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), HeaderError> {
             return Err(HeaderError::Underscore(name.clone()));
         }
     }
-    // What HTTP/1.1 leaves when `chunked` is the last of several: a body that is still encoded, and
-    // whose coding nobody behind would hear of (RFC 9112 section 6.1).
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let coding = codings.next();
-    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || codings.next().is_some()
-    {
+    if !hop::is_plainly_framed(headers) {
         return Err(HeaderError::Coding);
     }
     match headers.get(header::EXPECT) {

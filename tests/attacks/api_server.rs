@@ -166,6 +166,13 @@ fn evil(path: &str) -> Option<Vec<u8>> {
             let head = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\ntransfer-encoding: chunked\r\n";
             format!("{head}\r\n5\r\nfirst\r\n0\r\n\r\n{}", stolen())
         }
+        "/codings" => {
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n\r\n{}", stolen())
+        }
+        "/encoded" => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n";
+            format!("{head}\r\n5\r\nfirst\r\n0\r\n\r\n")
+        }
         "/informed" => {
             let early = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n".repeat(INFORMED);
             format!("{early}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst")
@@ -232,9 +239,12 @@ async fn s18_answers_that_can_be_read_in_two_ways() {
         assert_eq!(client.get("/c1/good").await.text(), "{}", "after both");
         // Words before the answer go no further than the agent.
         assert_eq!(client.get("/c1/informed").await.text(), "first");
-        // A change of protocol that nobody asked for.
-        let answer = client.get("/c1/switched").await;
-        assert_eq!((answer.status.as_u16(), answer.json()["kind"].as_str()), (502, Some("Status")));
+        // A change of protocol, or codings, that nobody asked for.
+        for path in ["switched", "codings", "encoded"] {
+            let answer = client.get(&format!("/c1/{path}")).await;
+            let said = answer.json();
+            assert_eq!((answer.status.as_u16(), said["kind"].as_str()), (502, Some("Status")));
+        }
         for _ in 0..10 {
             assert_eq!(client.get("/c1/good").await.text(), "{}");
         }
