@@ -115,7 +115,7 @@ impl Dock {
             Ok(enrolment) => enrolment,
             Err(refused) => return refuse(&refused),
         };
-        let stream = FloodGuard::of_server(stream);
+        let stream = FloodGuard::of_server(stream, self.metrics.flood_hits("tunnel-flood"));
         let established = timeout(HELLO_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
         let (opener, driver) = match established {
             Ok(Ok(established)) => established,

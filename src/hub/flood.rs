@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -24,6 +25,15 @@ pub(crate) struct FloodGuard<IO> {
     patience: Option<Duration>,
     /// Runs while a head is under way: which one, and until when.
     late: Option<(u64, Pin<Box<Sleep>>)>,
+    /// Counts what is cut here.
+    hits: Hits,
+}
+
+/// Where a guard counts what it cuts.
+#[derive(Debug)]
+pub(crate) struct Hits {
+    pub(crate) floods: IntCounter,
+    pub(crate) late_heads: IntCounter,
 }
 
 /// Where in the sequence of frames the peer is, and what it may still waste.
@@ -46,13 +56,13 @@ struct Frames {
 
 impl<IO> FloodGuard<IO> {
     /// The peer is the client: its preface comes first, and a head may take `patience`.
-    pub(crate) fn of_client(io: IO, patience: Duration) -> Self {
-        Self { io, frames: Frames::new(PREFACE), patience: Some(patience), late: None }
+    pub(crate) fn of_client(io: IO, patience: Duration, hits: Hits) -> Self {
+        Self { io, frames: Frames::new(PREFACE), patience: Some(patience), late: None, hits }
     }
 
     /// The peer is the server.
-    pub(crate) fn of_server(io: IO) -> Self {
-        Self { io, frames: Frames::new(0), patience: None, late: None }
+    pub(crate) fn of_server(io: IO, hits: Hits) -> Self {
+        Self { io, frames: Frames::new(0), patience: None, late: None, hits }
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
@@ -69,11 +79,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FloodGuard<IO> {
         let before = buf.filled().len();
         // First, so that a head that comes byte by byte ends as well.
         if self.is_late(cx) {
+            self.hits.late_heads.inc();
             let late = io::Error::new(io::ErrorKind::TimedOut, "a head took too long");
             return Poll::Ready(Err(late));
         }
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if !self.frames.accept(&buf.filled()[before..]) {
+            self.hits.floods.inc();
             let flood = io::Error::other("too many HTTP/2 frames that carry nothing");
             return Poll::Ready(Err(flood));
         }
@@ -222,6 +234,11 @@ mod tests {
         [&[0, high, low, kind, flags, 0, 0, 0, 1][..], &vec![PING; usize::from(length)]].concat()
     }
 
+    fn hits() -> Hits {
+        let counter = |name| IntCounter::new(name, name).unwrap();
+        Hits { floods: counter("floods"), late_heads: counter("late_heads") }
+    }
+
     fn accepts(bytes: &[u8]) -> bool {
         Frames::new(0).accept(bytes)
     }
@@ -287,7 +304,7 @@ mod tests {
             (vec![frame(HEADERS, 0, 20), frame(CONTINUATION, 0, 20)], false),
         ] {
             let (mut near, far) = tokio::io::duplex(1 << 16);
-            let mut guard = FloodGuard::of_client(far, patience);
+            let mut guard = FloodGuard::of_client(far, patience, hits());
             near.write_all(&[0; PREFACE as usize]).await.unwrap();
             for bytes in &frames {
                 near.write_all(bytes).await.unwrap();
@@ -296,6 +313,7 @@ mod tests {
             guard.read_exact(&mut seen).await.unwrap();
             let more = tokio::time::timeout(10 * patience, guard.read_u8()).await;
             assert_eq!(more.is_err(), works, "{frames:?}: {more:?}");
+            assert_eq!(guard.hits.late_heads.get(), u64::from(!works), "{frames:?}");
         }
     }
 
@@ -303,7 +321,7 @@ mod tests {
     async fn heads_without_a_pause_are_many_heads() {
         let patience = Duration::from_secs(10);
         let (mut near, far) = tokio::io::duplex(1 << 16);
-        let mut guard = FloodGuard::of_client(far, patience);
+        let mut guard = FloodGuard::of_client(far, patience, hits());
         near.write_all(&[0; PREFACE as usize]).await.unwrap();
         // Every read ends in the middle of one.
         let head = frame(HEADERS, END_HEADERS, 20);

@@ -7,6 +7,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::hub::flood::Hits;
 use crate::name::ClusterName;
 use crate::telemetry::series::forget;
 
@@ -71,6 +72,12 @@ impl Metrics {
         let all = sum(&self.in_flight, None);
         let requests = (all - watches - followed - interactive).max(0);
         OpenStreams { requests, watches, followed, interactive }
+    }
+
+    /// Counters of what a guard cuts: floods as the limit `flood`.
+    pub(crate) fn flood_hits(&self, flood: &str) -> Hits {
+        let limit = |name| self.limit_hits.with_label_values(&[name]);
+        Hits { floods: limit(flood), late_heads: limit("head-timeout") }
     }
 
     /// Registers everything.

@@ -175,6 +175,10 @@ async fn s78_frames_that_do_nothing() {
     let heads = |wave| (0..100).flat_map(move |one| headers(0, 2 * (100 * wave + one) + 1, &[]));
     assert!(flood(&mut peer, 100, |wave| heads(wave).collect()).await.is_end());
 
+    let hits = || ground.fleet.hub.metric("cluster_proxy_limit_hits_total", &["\"http2-flood\""]);
+    let counted = hits().await;
+    assert!(counted >= 4.0, "{counted} floods were counted");
+
     // A few of each are a quirk of a client, not an attack.
     let mut peer = ground.peer().await;
     let mut bytes = post.clone();
@@ -183,6 +187,7 @@ async fn s78_frames_that_do_nothing() {
     peer.send(&bytes).await.unwrap();
     assert_eq!(peer.outcome(1).await, Outcome::Status(200));
     assert_eq!(ground.complete("s78"), 1);
+    assert_eq!(hits().await, counted);
 }
 
 #[tokio::test]

@@ -51,7 +51,8 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
             drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
         }
         Protocol::Http2 => {
-            let guarded = FloodGuard::of_client(stream, limits.head_timeout);
+            let hits = front.recorder.metrics.flood_hits("http2-flood");
+            let guarded = FloodGuard::of_client(stream, limits.head_timeout, hits);
             let io = TokioIo::new(Paced::http2(guarded, activity.clone(), deadlines));
             let connection = http2(&limits).serve_connection(io, service);
             // Pings alone must not hold a connection for ever.
