@@ -12,9 +12,9 @@
 //!
 //! | layer | modules | what lives there |
 //! |---|---|---|
-//! | 5 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
-//! | 4 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
-//! | 3 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
+//! | 6 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
+//! | 5 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
+//! | 4 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
 //! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop |
 //! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`telemetry`] | the vocabulary everything shares |
 //!

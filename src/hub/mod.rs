@@ -38,6 +38,7 @@ mod registry;
 mod replicas;
 mod route;
 mod shutdown;
+mod spoke_client;
 mod spokes;
 mod traffic;
 mod unread;

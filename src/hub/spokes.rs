@@ -53,30 +53,41 @@ impl Spoke for Spokes {
         accept: &'static str,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Chunks), SpokeApiError>> {
-        async move {
-            let picked = self.registry.pick(cluster, StreamClass::Long);
-            let (tunnel, permit) =
-                picked.map_err(|_| SpokeApiError("the cluster has no free tunnel".to_owned()))?;
-            let mut request = as_agent(Method::GET, path, ())?;
-            request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
-            let head = async {
-                let OpenedStream { mut response, .. } =
-                    tunnel.opener.open(request, true, permit).await?;
-                response.receive().await
-            };
-            let answer = tokio::time::timeout(deadline, head)
-                .await
-                .map_err(|_| SpokeApiError("no answer in time".to_owned()))?;
-            let response = answer.map_err(|error| SpokeApiError(error.to_string()))?;
-            no_fault(response.headers())?;
-            let (head, body) = response.into_parts();
-            let chunks = body.into_data_stream();
-            let chunks = chunks.map_err(|error| SpokeApiError(error.to_string()));
-            // An agent that leaves waits for its streams: ours goes on over another.
-            let leaving = tunnel.leaving.clone().cancelled_owned();
-            Ok((head.status, chunks.take_until(leaving).boxed()))
-        }
-        .boxed()
+        let accept = (header::ACCEPT, HeaderValue::from_static(accept));
+        self.stream(cluster, path, HeaderMap::from_iter([accept]), deadline).boxed()
+    }
+}
+
+impl Spokes {
+    /// `GET path` with `headers`; the head within `deadline`, then chunks as they come.
+    pub(super) async fn stream(
+        &self,
+        cluster: &ClusterName,
+        path: &str,
+        headers: HeaderMap,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Chunks), SpokeApiError> {
+        let picked = self.registry.pick(cluster, StreamClass::Long);
+        let (tunnel, permit) =
+            picked.map_err(|_| SpokeApiError("the cluster has no free tunnel".to_owned()))?;
+        let mut request = as_agent(Method::GET, path, ())?;
+        request.headers_mut().extend(headers);
+        let head = async {
+            let OpenedStream { mut response, .. } =
+                tunnel.opener.open(request, true, permit).await?;
+            response.receive().await
+        };
+        let answer = tokio::time::timeout(deadline, head)
+            .await
+            .map_err(|_| SpokeApiError("no answer in time".to_owned()))?;
+        let response = answer.map_err(|error| SpokeApiError(error.to_string()))?;
+        no_fault(response.headers())?;
+        let (head, body) = response.into_parts();
+        let chunks = body.into_data_stream();
+        let chunks = chunks.map_err(|error| SpokeApiError(error.to_string()));
+        // An agent that leaves waits for its streams: ours goes on over another.
+        let leaving = tunnel.leaving.clone().cancelled_owned();
+        Ok((head.status, chunks.take_until(leaving).boxed()))
     }
 }
 
@@ -98,7 +109,11 @@ pub(crate) async fn ask(
     Ok((response.status(), response.into_body()))
 }
 
-fn as_agent<B>(method: Method, path: &str, body: B) -> Result<Request<B>, SpokeApiError> {
+pub(super) fn as_agent<B>(
+    method: Method,
+    path: &str,
+    body: B,
+) -> Result<Request<B>, SpokeApiError> {
     let target = PathAndQuery::try_from(path).map_err(|error| SpokeApiError(error.to_string()))?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -107,7 +122,7 @@ fn as_agent<B>(method: Method, path: &str, body: B) -> Result<Request<B>, SpokeA
     Ok(request)
 }
 
-fn no_fault(headers: &HeaderMap) -> Result<(), SpokeApiError> {
+pub(super) fn no_fault(headers: &HeaderMap) -> Result<(), SpokeApiError> {
     match Fault::from_headers(headers) {
         Some(fault) => Err(SpokeApiError(format!("the agent answered: {fault}"))),
         None => Ok(()),

@@ -1,11 +1,15 @@
 //! Access to a Kubernetes API server: where it is, and how we prove who we are.
+mod client;
 mod endpoint;
 mod get;
 mod kubeconfig;
+mod spokes;
 mod token;
 mod written;
 
+pub use client::client;
 pub use endpoint::{ApiServer, Credentials, EndpointError};
 pub use get::{ApiReader, GetError};
+pub use spokes::SpokeClients;
 pub use token::{Claims, TokenSource};
 pub use written::{Context, kubeconfig};
