@@ -83,7 +83,7 @@ pub(crate) struct HubArgs {
     #[arg(long, env = "CLUSTER_PROXY_ALLOW_LEGACY_TOKENS")]
     allow_legacy_tokens: bool,
 
-    /// Where the access log goes: `-` for standard output, a file, or `off`
+    /// Where the access log goes: `-` for standard output, a file (opened again on SIGHUP), or `off`
     #[arg(long, env = "CLUSTER_PROXY_ACCESS_LOG", value_name = "-|FILE|off", default_value = "-", value_parser = access_log)]
     access_log: AccessLog,
 

@@ -4,9 +4,12 @@
 //! never requests. A line holds no query (it may carry secrets) and no header but the
 //! request id and the trace id.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -20,11 +23,15 @@ use crate::telemetry::trace::TraceId;
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLogger {
     queue: Option<SyncSender<Entry>>,
+    /// The file may have been moved: open its name again.
+    moved: Arc<AtomicBool>,
     dropped: IntCounter,
 }
 
 enum Entry {
     Line(Vec<u8>),
+    /// Wakes the writer.
+    Look,
     /// Answered once everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -71,20 +78,22 @@ pub(crate) struct AccessLine<'a> {
 impl AccessLogger {
     /// Opens the destination and starts the writer.
     pub(crate) fn open(destination: &AccessLog, dropped: IntCounter) -> io::Result<Self> {
-        let output: Box<dyn Write + Send> = match destination {
-            AccessLog::Off => return Ok(Self { queue: None, dropped }),
-            AccessLog::Stdout => Box::new(io::stdout()),
-            AccessLog::File(path) => {
-                // Who asked for what is nobody else's business on a shared machine.
-                let mut options = OpenOptions::new();
-                Box::new(options.create(true).append(true).mode(0o600).open(path)?)
-            }
+        let moved = Arc::new(AtomicBool::new(false));
+        let (output, path): (Box<dyn Write + Send>, _) = match destination {
+            AccessLog::Off => return Ok(Self { queue: None, moved, dropped }),
+            AccessLog::Stdout => (Box::new(io::stdout()), None),
+            AccessLog::File(path) => (Box::new(open(path)?), Some(path.clone())),
         };
         let (sender, queue) = sync_channel(QUEUE);
+        let writer = Writer {
+            output: BufWriter::with_capacity(BUFFER, output),
+            path,
+            moved: Arc::clone(&moved),
+        };
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write(&queue, BufWriter::with_capacity(BUFFER, output)))?;
-        Ok(Self { queue: Some(sender), dropped })
+            .spawn(move || writer.run(&queue))?;
+        Ok(Self { queue: Some(sender), moved, dropped })
     }
 
     /// Whether lines go anywhere.
@@ -103,6 +112,15 @@ impl AccessLogger {
         if let Err(TrySendError::Full(_)) = queue.try_send(Entry::Line(text)) {
             self.dropped.inc();
         }
+    }
+
+    /// Makes the writer open its file again by name: whoever rotates logs has moved it away. Lines
+    /// that wait go to the new one.
+    pub(crate) fn reopen(&self) {
+        let Some(queue) = &self.queue else { return };
+        self.moved.store(true, Ordering::Release);
+        // Full: the writer is awake, and looks before each line.
+        let _ = queue.try_send(Entry::Look);
     }
 
     /// Waits until what was logged is written. Blocks: for the end of the process.
@@ -142,19 +160,117 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Saves growing the line while it is written.
 const TYPICAL_LINE: usize = 512;
 
-fn write(queue: &Receiver<Entry>, mut output: impl Write) {
-    // A failed write loses the lines it had; the next may succeed (a disk that was full).
-    while let Ok(entry) = queue.recv() {
-        for entry in std::iter::once(entry).chain(queue.try_iter()) {
-            match entry {
-                Entry::Line(line) => drop(output.write_all(&line)),
-                Entry::Flush(done) => {
-                    let _ = output.flush();
-                    // Whoever asked may have stopped waiting.
-                    let _ = done.send(());
+/// The end of the queue, on a thread of its own.
+struct Writer {
+    output: BufWriter<Box<dyn Write + Send>>,
+    /// Of a file.
+    path: Option<PathBuf>,
+    moved: Arc<AtomicBool>,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Entry>) {
+        // A failed write loses the lines it had; the next may succeed (a disk that was full).
+        while let Ok(entry) = queue.recv() {
+            for entry in std::iter::once(entry).chain(queue.try_iter()) {
+                self.look();
+                match entry {
+                    Entry::Line(line) => drop(self.output.write_all(&line)),
+                    Entry::Look => {}
+                    Entry::Flush(done) => {
+                        let _ = self.output.flush();
+                        // Whoever asked may have stopped waiting.
+                        let _ = done.send(());
+                    }
                 }
             }
+            let _ = self.output.flush();
         }
-        let _ = output.flush();
+    }
+
+    /// Opens the file again where that was asked for. One that cannot be opened leaves the old.
+    fn look(&mut self) {
+        if !self.moved.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let Some(path) = &self.path else { return };
+        match open(path) {
+            Ok(file) => {
+                let _ = self.output.flush();
+                self.output = BufWriter::with_capacity(BUFFER, Box::new(file));
+                tracing::info!("opened the access log again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot open the access log again, writing on to the old file");
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Who asked for what is nobody else's business on a shared machine.
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::trace::Step;
+
+    #[test]
+    fn a_moved_file_is_opened_again_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [name, away, parent] =
+            ["logs/access.log", "logs/access.log.1", "logs"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&parent).unwrap();
+        let destination = AccessLog::File(name.clone());
+        let log = AccessLogger::open(&destination, IntCounter::new("a", "b").unwrap()).unwrap();
+        let line = |path: &str| {
+            log.log(&AccessLine {
+                time: String::new(),
+                event: "end",
+                request_id: "",
+                trace_id: Step::start(&http::HeaderMap::new()).trace_id(),
+                cluster: "",
+                user: "",
+                client: [127, 0, 0, 1].into(),
+                method: "GET",
+                verb: "get",
+                path,
+                code: 200,
+                hop: "none",
+                received: 0,
+                sent: 0,
+                duration_ms: 0,
+                reason: "",
+            });
+            log.flush();
+        };
+        line("/1");
+        std::fs::rename(&name, &away).unwrap();
+        line("/2");
+        // Nobody asked yet; and what cannot be opened leaves the old one in use.
+        let moved = folder.path().join("moved");
+        std::fs::rename(&parent, &moved).unwrap();
+        log.reopen();
+        line("/3");
+        std::fs::rename(&moved, &parent).unwrap();
+        assert!(!name.exists());
+        log.reopen();
+        line("/4");
+        let paths = |file: &Path| {
+            let text = std::fs::read_to_string(file).unwrap();
+            let path = |line: &str| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["path"].as_str().unwrap().to_owned()
+            };
+            text.lines().map(path).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (paths(&away), paths(&name)),
+            (vec!["/1".into(), "/2".into(), "/3".into()], vec!["/4".to_owned()])
+        );
     }
 }

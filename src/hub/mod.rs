@@ -161,11 +161,14 @@ impl Hub {
         self.addresses
     }
 
-    /// What reads the certificates again, now instead of when their turn comes. What cannot be used
-    /// is reported, and the old kept. Connections that run go on.
+    /// What reads the certificates again, now instead of when their turn comes, and opens the access
+    /// log again. What cannot be used is reported, and the old kept. Connections that run go on.
     pub fn reloader(&self) -> impl Fn() + Send + 'static {
-        let tls = self.tls.clone();
-        move || tls.ask()
+        let (tls, log) = (self.tls.clone(), self.recorder.log.clone());
+        move || {
+            tls.ask();
+            log.reopen();
+        }
     }
 
     /// Serves until `drain` stops it and its streams ended or were cut. Dropping the future ends

@@ -23,12 +23,23 @@ async fn a_hangup_reloads_and_cuts_nothing() {
 
     let before = served(&client).await;
     run(pair.directory(), &["pki", "renew", "--dir", "hub"]);
+    // As whoever rotates logs does.
+    let moved = pair.directory().join("access.log.1");
+    std::fs::rename(pair.directory().join("access.log"), &moved).unwrap();
     signal(pair.hub.id(), "HUP");
     pair.hub.wait_for("SIGHUP", PATIENCE).await;
     eventually("the new certificate is served", PATIENCE, || async {
         (served(&client).await != before).then_some(())
     })
     .await;
+
+    eventually("the access log is a new file", PATIENCE, || async {
+        client.get("/c1/api/v1/pods?after=the-move").await;
+        pair.access_log().contains("/c1/api/v1/pods").then_some(())
+    })
+    .await;
+    let old = std::fs::read_to_string(moved).unwrap();
+    assert!(old.contains("/c1/version"), "what was written before is still there: {old}");
 
     let kubeconfig = pair.directory().join("c1/kubeconfig");
     let good = std::fs::read(&kubeconfig).unwrap();
