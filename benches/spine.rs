@@ -15,7 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use support::api::{LIST, digest, source_body};
+use support::api::LIST;
+use support::bodies::{digest, source_body};
 use support::client::{Client, empty};
 use support::processes::Pair;
 

@@ -24,7 +24,8 @@ use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls::{self, ClientStream};
 
 use crate::frames::Peer;
-use crate::support::api::{kubeconfig, source_body};
+use crate::support::api::kubeconfig;
+use crate::support::bodies::source_body;
 use crate::support::client::{Body, Client, full};
 use crate::support::fleet::Fleet;
 use crate::support::part::Part;

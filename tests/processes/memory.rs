@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::api::{digest, source_body};
+use crate::support::bodies::{digest, source_body};
 use crate::support::client::empty;
 use crate::support::processes::Pair;
 use crate::support::within;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cluster_proxy::hub::limits::Limits;
 
 use crate::limits::{WATCH, fleet, hits};
-use crate::support::api::source_body;
+use crate::support::bodies::source_body;
 use crate::support::client::{Client, empty, full};
 use crate::support::{PATIENCE, eventually, within};
 

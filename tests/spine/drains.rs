@@ -111,6 +111,24 @@ async fn a_drain_keeps_sessions_and_logs_to_its_limit() {
 }
 
 #[tokio::test]
+async fn watches_end_between_events() {
+    let fleet = fleet(Duration::ZERO, Duration::from_secs(20)).await;
+    let client = fleet.client("c1");
+    let mut watches = Vec::new();
+    for http2 in [false, true].repeat(6) {
+        let client = if http2 { client.http2() } else { client.clone() };
+        let request = client.request("GET", &format!("{WATCH}&halves"), empty());
+        watches.push(client.open(request).await.unwrap().into_body());
+    }
+    fleet.hub.ask_to_stop();
+    for watch in watches {
+        let all = within("the watch ends", PATIENCE, watch.collect()).await.unwrap().to_bytes();
+        let text = std::str::from_utf8(&all).unwrap();
+        assert!(text.ends_with('\n'), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_drains_gets_nothing_new_and_finishes_what_runs() {
     let mut fleet = Fleet::start(&["c1"]).await;
     let client = fleet.client("c1");

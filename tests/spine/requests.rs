@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::api::{digest, source_body};
+use crate::support::bodies::{digest, source_body};
 use crate::support::client::{Client, empty};
 use crate::support::fleet::{Fleet, HEAD_TIMEOUT};
 use crate::support::{PATIENCE, within};

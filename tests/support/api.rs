@@ -7,6 +7,7 @@
 //! | `.../proxy/echo` | the request's head as JSON |
 //! | `.../pods/p/log?follow=true` | a line every 50 ms, for ever |
 //! | `/api/v1/configmaps?watch=true` | one event, then silence |
+//! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
 //! | `.../pods/p/exec` | 101, then an echo of bytes |
 //! | `/api/v1/secrets` | 403, as for an account without rights |
 
@@ -20,8 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls;
 
+use super::bodies::{digest, pattern, source_body, stream_body};
 use super::client::{Body, full};
 use super::part::Part;
 use super::token::{AUDIENCE, SigningKey, claims};
@@ -153,55 +155,6 @@ pub(crate) fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
     .to_string()
 }
 
-/// Reproducible bytes that no mix-up of offsets reproduces: chunk `index` of a body.
-pub(crate) fn pattern(index: u64) -> Bytes {
-    let mut state = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut chunk = Vec::with_capacity(CHUNK);
-    while chunk.len() < CHUNK {
-        // Marsaglia's xorshift: cheap beside TLS, and does not compress.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        chunk.extend_from_slice(&state.to_le_bytes());
-    }
-    chunk.into()
-}
-
-/// `bytes` of [`pattern`], chunk by chunk.
-pub(crate) fn source(bytes: u64) -> impl Stream<Item = Bytes> + Send + Sync {
-    stream::iter(0..bytes.div_ceil(CHUNK as u64)).map(move |index| {
-        let left = bytes - index * CHUNK as u64;
-        let mut chunk = pattern(index);
-        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        chunk
-    })
-}
-
-/// A body of `bytes` of [`pattern`].
-pub(crate) fn source_body(bytes: u64) -> Body {
-    stream_body(source(bytes))
-}
-
-/// SHA-256 of a body and its length, read frame by frame.
-pub(crate) async fn digest<B>(mut body: B) -> Result<(u64, String), B::Error>
-where
-    B: hyper::body::Body<Data = Bytes> + Unpin,
-{
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            bytes += data.len() as u64;
-            context.update(&data);
-        }
-    }
-    Ok((bytes, hex(context.finish().as_ref())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
@@ -259,17 +212,21 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
         "/api/v1/configmaps" if query.contains("tch=true") => {
             let event = json!({"type": "ADDED", "object": {"kind": "ConfigMap",
                 "apiVersion": "v1", "metadata": {"name": "a", "resourceVersion": "1"}}});
-            let event = stream::iter([Bytes::from(format!("{event}\n"))]);
-            streamed(event.chain(stream::pending()))
+            let event = Bytes::from(format!("{event}\n"));
+            if query.contains("halves") {
+                let halves = [event.slice(..9), event.slice(9..)];
+                return streamed(stream::iter(halves.into_iter().cycle()).then(paced));
+            }
+            streamed(stream::iter([event]).chain(stream::pending()))
         }
         "/apis/authentication.k8s.io/v1/tokenreviews" => review(request, shared).await,
         _ if path.ends_with("/token") && path.contains("/serviceaccounts/") => {
             grant(request, &path, shared).await
         }
-        _ if path.ends_with("/log") => streamed(stream::unfold(0_u64, |line| async move {
-            tokio::time::sleep(BETWEEN_LINES).await;
-            Some((Bytes::from(format!("line {line}\n")), line + 1))
-        })),
+        _ if path.ends_with("/log") => {
+            let lines = stream::iter(0_u64..).map(|line| Bytes::from(format!("line {line}\n")));
+            streamed(lines.then(paced))
+        }
         _ if path.ends_with("/exec") && request.headers().contains_key("upgrade") => {
             let mut switching = Response::new(full(""));
             *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -387,12 +344,11 @@ fn streamed(chunks: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Respon
     response
 }
 
-fn stream_body(chunks: impl Stream<Item = Bytes> + Send + Sync + 'static) -> Body {
-    let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-    BodyExt::boxed(StreamBody::new(frames))
+async fn paced(chunk: Bytes) -> Bytes {
+    tokio::time::sleep(BETWEEN_LINES).await;
+    chunk
 }
 
-const CHUNK: usize = 64 * 1024;
 const BETWEEN_LINES: Duration = Duration::from_millis(50);
 /// Bytes of a list of nodes.
 pub(crate) const LIST: usize = 3_700;

@@ -6,6 +6,7 @@
 
 pub(crate) mod api;
 pub(crate) mod balancer;
+pub(crate) mod bodies;
 pub(crate) mod client;
 pub(crate) mod fleet;
 pub(crate) mod load;

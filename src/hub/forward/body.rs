@@ -10,10 +10,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::ending::{End, EndReason};
+use super::events::Events;
+use super::watch::{Next, WatchBody};
 use crate::hub::failure::Hop;
 use crate::hub::record::Record;
 use crate::hub::traffic::Traffic;
-use crate::hub::verb::Span;
 use crate::tunnel::opener::OpenError;
 use crate::tunnel::pump::ReceiveBody;
 
@@ -29,7 +30,9 @@ enum Source {
     /// From the tunnel.
     Tunnel(ReceiveBody),
     /// From the tunnel, and may outlive the caller's right to it.
-    Live { body: ReceiveBody, span: Span, end: End },
+    Live { body: ReceiveBody, end: End },
+    /// The same, and made to be ended.
+    Watch(WatchBody<ReceiveBody>),
 }
 
 /// A response body broke off. The connection (HTTP/1.1) or the stream (HTTP/2) is cut, so that what
@@ -57,15 +60,28 @@ impl ResponseBody {
         Self { source: Source::Tunnel(body), record: None }
     }
 
-    /// A body from the tunnel that ends when `end` is ready: a watch cleanly, anything else not.
-    pub(super) fn live(body: ReceiveBody, span: Span, end: End) -> Self {
-        Self { source: Source::Live { body, span, end }, record: None }
+    /// A body from the tunnel that breaks off when `end` is ready.
+    pub(super) fn live(body: ReceiveBody, end: End) -> Self {
+        Self { source: Source::Live { body, end }, record: None }
+    }
+
+    /// A watch from the tunnel, whose place in `events` is known: ends cleanly when `end` is ready.
+    pub(super) fn watch(body: ReceiveBody, events: Events, end: End) -> Self {
+        Self { source: Source::Watch(WatchBody::new(body, events, end)), record: None }
     }
 
     /// Attaches the request's record, which is written when the body is dropped.
     pub(crate) fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
         self
+    }
+
+    /// Lets go of the tunnel's stream, for `reason`.
+    fn end(&mut self, reason: EndReason) {
+        self.source = Source::Full(Full::default());
+        if let Some(record) = &mut self.record {
+            record.ended_by_hub(reason);
+        }
     }
 }
 
@@ -83,21 +99,21 @@ impl Body for ResponseBody {
                 ready!(Pin::new(body).poll_frame(context)).map(|Ok(frame)| Ok(frame))
             }
             Source::Tunnel(body) => ready!(Pin::new(body).poll_frame(context)),
-            Source::Live { body, span, end } => {
+            Source::Live { body, end } => {
                 // First, so that a stream that never pauses ends as well.
                 if let Poll::Ready(reason) = end.as_mut().poll(context) {
-                    let span = *span;
-                    this.source = Source::Full(Full::default());
-                    if let Some(record) = &mut this.record {
-                        record.ended_by_hub(reason);
-                    }
-                    return Poll::Ready(match span {
-                        Span::Watch => None,
-                        _ => Some(Err(BrokenBody::Ended(reason))),
-                    });
+                    this.end(reason);
+                    return Poll::Ready(Some(Err(BrokenBody::Ended(reason))));
                 }
                 ready!(Pin::new(body).poll_frame(context))
             }
+            Source::Watch(watch) => match ready!(watch.poll_next(context)) {
+                Next::Frame(frame) => frame,
+                Next::Ended(reason) => {
+                    this.end(reason);
+                    return Poll::Ready(None);
+                }
+            },
         };
         if let Some(record) = &mut this.record {
             match &frame {
@@ -115,6 +131,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(body) => body.is_end_stream(),
             Source::Tunnel(body) | Source::Live { body, .. } => body.is_end_stream(),
+            Source::Watch(watch) => watch.body.is_end_stream(),
         }
     }
 
@@ -122,6 +139,7 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Full(body) => body.size_hint(),
             Source::Tunnel(body) | Source::Live { body, .. } => body.size_hint(),
+            Source::Watch(watch) => watch.body.size_hint(),
         }
     }
 }

@@ -4,9 +4,11 @@
 
 pub(crate) mod body;
 pub(crate) mod ending;
+mod events;
 pub(crate) mod respond;
 mod stream;
 mod upgrade;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

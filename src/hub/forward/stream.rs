@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::body::{RequestBody, RequestBodyError, ResponseBody};
 use super::ending::{refusal, right_lost};
+use super::events::Events;
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
 use crate::hub::failure::Failure;
 use crate::hub::headers;
@@ -176,10 +177,13 @@ pub(super) fn answer(
         Span::Short if body.size_hint().exact().is_some_and(|bytes| bytes <= SMALL) => {
             ResponseBody::tunnel(body)
         }
-        Span::Short => ResponseBody::live(body, Span::Short, forwarder.end_of_short(order)),
+        Span::Short => ResponseBody::live(body, forwarder.end_of_short(order)),
         span => {
             let end = forwarder.end_of_long(order, span, live, &tunnel.leaving);
-            ResponseBody::live(body, span, end)
+            match span {
+                Span::Watch => ResponseBody::watch(body, Events::of(&head.headers), end),
+                _ => ResponseBody::live(body, end),
+            }
         }
     };
     Response::from_parts(head, body)
