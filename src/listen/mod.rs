@@ -1,8 +1,9 @@
 //! What every listener needs against those who only hold it open: deadlines between requests, counts
-//! per source, who stands behind a load balancer, enough descriptors, and a small server for pages
+//! per source, a close that is heard, who stands behind a load balancer, enough descriptors, and a small server for pages
 //! of health and metrics.
 
 pub mod descriptors;
+pub mod linger;
 pub mod pace;
 pub mod pages;
 pub mod proxy_protocol;

@@ -125,7 +125,7 @@ impl Activity {
         }
     }
 
-    fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.0.running.load(Ordering::Acquire) > 0
     }
 

@@ -17,6 +17,7 @@ use super::gate::Arrived;
 use crate::drain::Drain;
 use crate::hub::flood::FloodGuard;
 use crate::hub::limits::Limits;
+use crate::listen::linger::Lingering;
 use crate::listen::pace::{Activity, Deadlines, Paced};
 use crate::pki::tls::Protocol;
 
@@ -46,7 +47,9 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
     let deadlines = Deadlines { head: limits.head_timeout, idle: limits.idle_timeout };
     let ended = match protocol {
         Protocol::Http1 => {
-            let io = TokioIo::new(Paced::http1(stream, activity.clone(), deadlines));
+            let paced = Paced::http1(stream, activity.clone(), deadlines);
+            // A client that still writes when it gets its answer is to hear it.
+            let io = TokioIo::new(Lingering::new(paced, activity.clone()));
             let connection = http1(&limits).serve_connection(io, service).with_upgrades();
             drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
         }

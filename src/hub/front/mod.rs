@@ -11,6 +11,9 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 
 use super::admission::Admission;
 use super::authn::{Authenticator, AuthnError, Refusal};
@@ -65,6 +68,7 @@ impl Front {
         let (method, path) = (request.method(), request.uri().path());
         let http1 = request.version() < Version::HTTP_2;
         let upgrade = wanted_protocol(&request).is_some();
+        let unused = request.extensions().get::<OnUpgrade>().cloned();
         let recorder = self.recorder.clone();
         let id = request_id.clone();
         let mut record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
@@ -83,12 +87,15 @@ impl Front {
                 response
             }
         };
-        // Who was refused another protocol may have begun to speak it: that is no next request.
-        if http1
-            && (upgrade || self.stopping.is_stopping())
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if http1 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Who was refused another protocol may have begun to speak it: that is no next request.
+            if upgrade || self.stopping.is_stopping() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            if let Some(unused) = unused {
+                self.forwarder.drain.spawn(shut_down(unused));
+            }
         }
         match record {
             Some(record) => response.map(|body| body.recorded(record)),
@@ -160,6 +167,15 @@ impl Front {
         let gauge = self.recorder.metrics.connections.clone();
         gauge.inc();
         OpenConnection(gauge)
+    }
+}
+
+/// Ends a connection on which an upgrade was asked for and refused. HTTP hands it over as if it had
+/// been upgraded, instead of closing it.
+async fn shut_down(unused: OnUpgrade) {
+    if let Ok(connection) = unused.await {
+        // An error says that the client has gone.
+        let _ = TokioIo::new(connection).shutdown().await;
     }
 }
 

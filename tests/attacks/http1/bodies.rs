@@ -72,18 +72,22 @@ async fn s13_an_early_no_and_what_follows_the_body() {
 #[tokio::test]
 async fn s13_an_early_no_is_heard_by_those_who_still_write() {
     let ground = Ground::start().await;
-    let length = 4 << 20;
-    for (bearer, status) in [("Bearer no", 401), (ground.bearer.as_str(), 200)] {
-        for _ in 0..5 {
-            let mut wire = Wire::start(&ground).await;
-            let head = post(&format!("Content-Length: {length}\r\n\r\n"));
-            let mut bytes = fill(&head, &ground.path("s13-large"), bearer);
-            bytes.extend(vec![b'x'; length]);
-            // Everything is written before anything is read.
-            wire.send(&bytes).await;
-            let answer = wire.answer().await.expect("the answer is not lost");
-            assert_eq!(answer.status, status);
-        }
+    let length = 12 << 20;
+    let upload = post(&format!("Content-Length: {length}\r\n\r\n"));
+    let upgrade = get("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    for (head, bearer, status) in [
+        (&upload, "Bearer no", 401),
+        (&upgrade, "Bearer no", 401),
+        (&upload, ground.bearer.as_str(), 200),
+    ] {
+        let mut wire = Wire::start(&ground).await;
+        let mut bytes = fill(head, &ground.path("s13-large"), bearer);
+        bytes.extend(vec![b'x'; length]);
+        // Everything is written before anything is read. On a system that forgets what it has
+        // received when the connection is reset, a write that fails is an answer that is lost.
+        let written = wire.write(&bytes).await;
+        assert!(written.is_ok(), "{status} {head:?}: {written:?}");
+        assert_eq!(wire.answer().await.expect("the answer is not lost").status, status);
     }
 }
 

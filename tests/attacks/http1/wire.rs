@@ -1,5 +1,7 @@
 //! A client that sends bytes and reads answers one by one.
 
+use std::io;
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -34,8 +36,16 @@ impl Wire {
 
     /// The far end may have closed already; what it said is still to be read.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes).await;
-        let _ = self.stream.flush().await;
+        let _ = self.write(bytes).await;
+    }
+
+    /// An error says that the far end did not take all.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        within("sending", PATIENCE, async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        })
+        .await
     }
 
     /// The next answer, `None` when the connection ended before it.
