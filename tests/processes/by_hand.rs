@@ -5,68 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::fleet::{CLUSTERS, Fleet, join, start_agent, start_hub, write_kubeconfig};
 use crate::support::api::FakeApi;
-use crate::support::process::{Kubectl, Process, free_port, run, text};
+use crate::support::process::{Kubectl, run, text};
 use crate::support::{PATIENCE, eventually};
-
-/// The addresses of one hub, as flags want them.
-struct Addresses {
-    user: String,
-    agents: String,
-    admin: String,
-}
-
-fn start_hub(directory: &Path) -> (Process, Addresses) {
-    let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
-    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
-    let addresses = Addresses { user, agents, admin };
-    (run_hub(directory, &addresses), addresses)
-}
-
-fn run_hub(directory: &Path, Addresses { user, agents, admin }: &Addresses) -> Process {
-    #[rustfmt::skip]
-    let hub = Process::start("hub", directory, &[
-        "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
-        "--admin-address", admin, "--access-log", "access.log", "--drain-timeout", "2s",
-    ]);
-    hub
-}
-
-/// Both halves of `join`: what the hub prints is run word for word.
-fn join(directory: &Path, cluster: &str, agents: &str) {
-    let printed = run(directory, &["join", "token", cluster, "--dir", "hub", "--hub", agents]);
-    let printed = printed.trim().replace("--dir agent", &format!("--dir {cluster}"));
-    let words: Vec<&str> = printed.split_whitespace().skip(1).collect();
-    let said = run(directory, &words);
-    assert!(said.contains(&format!("enrolled {cluster}")), "{said}");
-
-    // One use: the same words again are refused, and what they would have replaced still works.
-    let again = printed.replace(&format!("--dir {cluster}"), "--dir again");
-    let words: Vec<&str> = again.split_whitespace().skip(1).collect();
-    let refused = crate::support::process::fails(directory, &words);
-    assert!(refused.contains("join token"), "{refused}");
-}
-
-fn start_agent(directory: &Path, cluster: &str, agents: &str) -> Process {
-    let kubeconfig = format!("{cluster}.kubeconfig");
-    #[rustfmt::skip]
-    let agent = Process::start(&format!("agent-{cluster}"), directory, &[
-        "agent", "--hub", agents, "--dir", cluster, "--kubeconfig", &kubeconfig,
-        "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
-    ]);
-    agent
-}
-
-fn write_kubeconfig(directory: &Path, user: &str, cluster: &str, token: &str) {
-    std::fs::write(directory.join("token"), token).unwrap();
-    let server = format!("https://{user}");
-    let output = format!("{cluster}.user.kubeconfig");
-    #[rustfmt::skip]
-    run(directory, &[
-        "kubeconfig", "--server", &server, "--ca", "hub/serving-ca.crt", "--cluster", cluster,
-        "--token-file", "token", "--output", &output, "--force",
-    ]);
-}
 
 #[tokio::test]
 async fn pki_join_hub_agent_kubeconfig_revoke() {
@@ -116,55 +58,27 @@ async fn pki_join_hub_agent_kubeconfig_revoke() {
 
 #[tokio::test]
 async fn kubectl_works_through_a_hub_by_hand_on_miniapi_processes() {
-    let folder = tempfile::tempdir().unwrap();
-    let directory = folder.path();
-    let (mut hub, addresses) = start_hub(directory);
-    hub.wait_for("listening", PATIENCE).await;
-    let mut others = Vec::new();
-    for cluster in ["c1", "c2"] {
-        let address = format!("127.0.0.1:{}", free_port());
-        let files = format!("{cluster}.api");
-        let args = ["miniapi", "--address", &address, "--dir", &files, "--name", cluster];
-        let mut api = Process::start(&files, directory, &args);
-        api.wait_for_start("ready", PATIENCE).await;
-        join(directory, cluster, &addresses.agents);
-        let files = directory.join(files);
-        let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));
-        std::fs::copy(files.join("agent.kubeconfig"), kubeconfig).unwrap();
-        others.push(start_agent(directory, cluster, &addresses.agents));
-        others.push(api);
-        let token = std::fs::read_to_string(files.join("tokens/test")).unwrap();
-        write_kubeconfig(directory, &addresses.user, cluster, &token);
-    }
-
     let test = "kubectl_works_through_a_hub_by_hand_on_miniapi_processes";
-    for cluster in ["c1", "c2"] {
-        let file = directory.join(format!("{cluster}.user.kubeconfig"));
-        let Some(kubectl) = Kubectl::new(test, &file) else { return };
-        eventually("kubectl is served", PATIENCE, || {
-            let output = kubectl.output(&["get", "--raw", "/version"]);
-            async move { output.status.success().then_some(()) }
-        })
-        .await;
-        discovers(&kubectl, &directory.join("access.log"), cluster).await;
+    let Some(mut fleet) = Fleet::start(test).await else { return };
+    for cluster in CLUSTERS {
+        let kubectl = fleet.kubectl(cluster);
+        discovers(kubectl, &fleet.directory().join("access.log"), cluster).await;
         for http1 in [false, true] {
             crate::verbs::all(&kubectl.http1(http1));
         }
     }
 
     // What people leave running: a watch that is started again whenever it ends.
-    let file = directory.join("c1.user.kubeconfig");
-    let kubectl = Kubectl::new(test, &file).unwrap();
-    let seen = directory.join("seen");
+    let kubectl = fleet.kubectl("c1").clone();
+    let seen = fleet.directory().join("seen");
     let mut looped = kubectl.looped(&["get", "configmaps", "-w", "-o", "name"], &seen);
     for (round, name) in ["stopped", "killed"].into_iter().enumerate() {
         if round == 0 {
-            assert!(hub.stop(PATIENCE).await.success());
+            assert!(fleet.hub.stop(PATIENCE).await.success());
         } else {
-            hub.kill();
+            fleet.hub.kill();
         }
-        hub = run_hub(directory, &addresses);
-        hub.wait_for("listening", PATIENCE).await;
+        fleet.start_hub().await;
         eventually("the agents are back", PATIENCE, || {
             let output = kubectl.output(&["create", "configmap", name]);
             async move { output.status.success().then_some(()) }
@@ -177,10 +91,7 @@ async fn kubectl_works_through_a_hub_by_hand_on_miniapi_processes() {
         .await;
     }
     looped.kill();
-    for process in &mut others {
-        process.stop(PATIENCE).await;
-    }
-    assert!(hub.stop(PATIENCE).await.success());
+    fleet.stop().await;
 }
 
 /// Two requests tell kubectl everything that the single lists say.

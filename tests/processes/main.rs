@@ -4,13 +4,16 @@
 
 mod by_hand;
 mod descriptors;
+mod fleet;
 mod memory;
 mod observed;
 mod outages;
+mod proxy;
 mod reload;
 mod rolling;
 mod sandbox;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
 mod verbs;

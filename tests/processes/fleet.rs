@@ -1,0 +1,144 @@
+//! A hub, an agent and an API server for each of two clusters, every one a process of its own, set
+//! up by the commands that an operator types.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::support::process::{Kubectl, Process, fails, free_port, run};
+use crate::support::{PATIENCE, eventually};
+
+/// The clusters of a [`Fleet`].
+pub(crate) const CLUSTERS: [&str; 2] = ["c1", "c2"];
+
+/// Everything ends when this is dropped.
+pub(crate) struct Fleet {
+    pub(crate) hub: Process,
+    others: Vec<Process>,
+    addresses: Addresses,
+    kubectl: [Kubectl; 2],
+    directory: TempDir,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Starts all of it and waits until kubectl is served; says that `test` is skipped where there
+    /// is no kubectl.
+    pub(crate) async fn start(test: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        let file = |cluster| directory.join(format!("{cluster}.user.kubeconfig"));
+        let first = Kubectl::new(test, &file(CLUSTERS[0]))?;
+        let kubectl = [first, Kubectl::new(test, &file(CLUSTERS[1]))?];
+        let (mut hub, addresses) = start_hub(directory);
+        hub.wait_for("listening", PATIENCE).await;
+        let mut others = Vec::new();
+        for (cluster, kubectl) in CLUSTERS.into_iter().zip(&kubectl) {
+            let address = format!("127.0.0.1:{}", free_port());
+            let files = format!("{cluster}.api");
+            let args = ["miniapi", "--address", &address, "--dir", &files, "--name", cluster];
+            let mut api = Process::start(&files, directory, &args);
+            api.wait_for_start("ready", PATIENCE).await;
+            join(directory, cluster, &addresses.agents);
+            let files = directory.join(files);
+            let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));
+            std::fs::copy(files.join("agent.kubeconfig"), kubeconfig).unwrap();
+            others.push(start_agent(directory, cluster, &addresses.agents));
+            others.push(api);
+            let token = std::fs::read_to_string(files.join("tokens/test")).unwrap();
+            write_kubeconfig(directory, &addresses.user, cluster, &token);
+            eventually("kubectl is served", PATIENCE, || {
+                let output = kubectl.output(&["get", "--raw", "/version"]);
+                async move { output.status.success().then_some(()) }
+            })
+            .await;
+        }
+        Some(Self { hub, others, addresses, kubectl, directory: folder })
+    }
+
+    /// Where all of it runs.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// kubectl on one of the [`CLUSTERS`].
+    pub(crate) fn kubectl(&self, cluster: &str) -> &Kubectl {
+        &self.kubectl[CLUSTERS.iter().position(|known| *known == cluster).unwrap()]
+    }
+
+    /// Starts the hub again, after it was stopped or killed.
+    pub(crate) async fn start_hub(&mut self) {
+        self.hub = run_hub(self.directory.path(), &self.addresses);
+        self.hub.wait_for("listening", PATIENCE).await;
+    }
+
+    /// Stops all of it kindly.
+    pub(crate) async fn stop(&mut self) {
+        for process in &mut self.others {
+            process.stop(PATIENCE).await;
+        }
+        assert!(self.hub.stop(PATIENCE).await.success());
+    }
+}
+
+/// The addresses of one hub, as flags want them.
+pub(crate) struct Addresses {
+    pub(crate) user: String,
+    pub(crate) agents: String,
+    pub(crate) admin: String,
+}
+
+/// Makes the state of a hub and starts it.
+pub(crate) fn start_hub(directory: &Path) -> (Process, Addresses) {
+    let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
+    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
+    let addresses = Addresses { user, agents, admin };
+    (run_hub(directory, &addresses), addresses)
+}
+
+fn run_hub(directory: &Path, Addresses { user, agents, admin }: &Addresses) -> Process {
+    #[rustfmt::skip]
+    let hub = Process::start("hub", directory, &[
+        "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
+        "--admin-address", admin, "--access-log", "access.log", "--drain-timeout", "2s",
+    ]);
+    hub
+}
+
+/// Both halves of `join`: what the hub prints is run word for word.
+pub(crate) fn join(directory: &Path, cluster: &str, agents: &str) {
+    let printed = run(directory, &["join", "token", cluster, "--dir", "hub", "--hub", agents]);
+    let printed = printed.trim().replace("--dir agent", &format!("--dir {cluster}"));
+    let words: Vec<&str> = printed.split_whitespace().skip(1).collect();
+    let said = run(directory, &words);
+    assert!(said.contains(&format!("enrolled {cluster}")), "{said}");
+
+    // One use: the same words again are refused, and what they would have replaced still works.
+    let again = printed.replace(&format!("--dir {cluster}"), "--dir again");
+    let words: Vec<&str> = again.split_whitespace().skip(1).collect();
+    let refused = fails(directory, &words);
+    assert!(refused.contains("join token"), "{refused}");
+}
+
+pub(crate) fn start_agent(directory: &Path, cluster: &str, agents: &str) -> Process {
+    let kubeconfig = format!("{cluster}.kubeconfig");
+    #[rustfmt::skip]
+    let agent = Process::start(&format!("agent-{cluster}"), directory, &[
+        "agent", "--hub", agents, "--dir", cluster, "--kubeconfig", &kubeconfig,
+        "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
+    ]);
+    agent
+}
+
+/// What the user of one cluster needs: `CLUSTER.user.kubeconfig`.
+pub(crate) fn write_kubeconfig(directory: &Path, user: &str, cluster: &str, token: &str) {
+    std::fs::write(directory.join("token"), token).unwrap();
+    let server = format!("https://{user}");
+    let output = format!("{cluster}.user.kubeconfig");
+    #[rustfmt::skip]
+    run(directory, &[
+        "kubeconfig", "--server", &server, "--ca", "hub/serving-ca.crt", "--cluster", cluster,
+        "--token-file", "token", "--output", &output, "--force",
+    ]);
+}
