@@ -3,38 +3,36 @@
 //! The certificate alone says whom an agent serves. What it says of itself afterwards is good for
 //! its own cluster only.
 
+mod greeting;
+mod notices;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{Method, Request};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::flood::FloodGuard;
-use super::forward::uri;
 use super::front::gate::Arrived;
 use super::metrics::Metrics;
 use super::probe::probe;
 use super::registry::{Registry, Tunnel};
 use super::replicas::Replicas;
-use super::spokes::{ask, exchange};
 use crate::drain::Drain;
 use crate::fleet::About;
 use crate::name::ClusterName;
 use crate::pki::identity::AgentCertificate;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{Arrival, DockTls, ServerStream};
-use crate::state::{Document, Enrolment, State};
-use crate::tunnel::headers::{MODE, Mode};
-use crate::tunnel::hello::{self, AgentHello, Hello, HubHello, Replicas as Named};
+use crate::state::{Enrolment, State};
 use crate::tunnel::opener::{Opener, TunnelEnd};
 use crate::tunnel::settings::Settings;
 use crate::tunnel::transport::read_buffered;
+
+pub(crate) use notices::{leave, tell};
 
 /// Everything an arriving connection needs. Clones share it.
 #[derive(Clone)]
@@ -116,7 +114,8 @@ impl Dock {
             Err(refused) => return refuse(&refused),
         };
         let stream = FloodGuard::of_server(stream, self.metrics.flood_hits("tunnel-flood"));
-        let established = timeout(HELLO_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
+        let established =
+            timeout(HANDSHAKE_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
         let (opener, driver) = match established {
             Ok(Ok(established)) => established,
             Ok(Err(error)) => return refuse(&Refused::Hello(error.to_string())),
@@ -204,84 +203,6 @@ impl Dock {
         Ok(tunnel)
     }
 
-    async fn hello(
-        &self,
-        opener: &Opener,
-        cluster: &ClusterName,
-        living: &[String],
-    ) -> Result<AgentHello, Refused> {
-        let ours = HubHello {
-            version: hello::VERSION,
-            replica: self.replicas.id().to_owned(),
-            replicas: shown(living),
-            hub_version: env!("CARGO_PKG_VERSION").to_owned(),
-            cluster: cluster.to_string(),
-        };
-        let ours = ours.encode().map_err(|error| Refused::Hello(error.to_string()))?;
-        let request = control(hello::PATH, ours);
-        let answer = exchange(opener, request, hello::LIMIT, HELLO_TIMEOUT).await;
-        let answer = answer.map_err(|error| Refused::Hello(error.to_string()))?;
-        if answer.status() == hello::SURPLUS {
-            return Err(Refused::Surplus);
-        }
-        if !answer.status().is_success() {
-            return Err(Refused::Hello(format!("the agent answered {}", answer.status())));
-        }
-        let theirs = AgentHello::decode(answer.body())
-            .and_then(|theirs| hello::negotiate(theirs.version).map(|_| theirs))
-            .map_err(|error| Refused::Hello(error.to_string()))?;
-        // Its SETTINGS have come by now: without extended CONNECT there would be no exec.
-        if !opener.takes_upgrades() {
-            return Err(Refused::Hello("the agent takes no upgrades".to_owned()));
-        }
-        Ok(theirs)
-    }
-
-    /// Holds the spoke to the cluster that was enrolled: `kube-system` lives as long as its cluster
-    /// does, so its uid names it. A spoke that does not let us read it is served, with a warning.
-    async fn pin(
-        &self,
-        opener: &Opener,
-        cluster: &ClusterName,
-        enrolment: &Enrolment,
-    ) -> Result<(), Refused> {
-        let answer =
-            ask(opener, Method::GET, KUBE_SYSTEM, None, NAMESPACE_LIMIT, PIN_TIMEOUT).await;
-        let seen = match answer {
-            Ok((code, body)) if code.is_success() => uid(&body),
-            Ok((code, _)) => {
-                tracing::warn!(%cluster, %code, "the agent may not read namespace kube-system: the cluster's identity is unchecked");
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::warn!(%cluster, %error, "the cluster's identity could not be checked");
-                return Ok(());
-            }
-        };
-        match (seen, &enrolment.cluster_uid) {
-            (None, _) => Ok(()),
-            (Some(seen), Some(pinned)) if seen == *pinned => Ok(()),
-            (Some(seen), Some(pinned)) => {
-                Err(Refused::OtherCluster { seen, pinned: pinned.clone() })
-            }
-            (Some(seen), None) => {
-                let document = Document::Enrolment(cluster.clone());
-                let stored =
-                    self.state.update(
-                        &document,
-                        |enrolment: &mut Option<Enrolment>| match enrolment {
-                            Some(enrolment) => {
-                                enrolment.cluster_uid.get_or_insert_with(|| seen.clone());
-                                Ok(())
-                            }
-                            None => Err(()),
-                        },
-                    );
-                stored.await.map_err(|error| Refused::State(error.to_string()))
-            }
-        }
-    }
-
     fn probe(&self, cluster: &ClusterName) {
         let (dock, cluster) = (self.clone(), cluster.clone());
         self.drain.spawn(async move { probe(&dock.registry, &dock.metrics, cluster).await });
@@ -321,52 +242,11 @@ impl Refused {
     }
 }
 
-/// Tells the agent of one tunnel to dial elsewhere, because this hub leaves.
-pub(crate) async fn leave(tunnel: &Tunnel) {
-    let request = control(hello::LEAVE_PATH, Bytes::new());
-    if let Err(error) = exchange(&tunnel.opener, request, hello::LIMIT, TELL_TIMEOUT).await {
-        tracing::debug!(cluster = %tunnel.certificate.cluster, %error, "the agent was not told to move on");
-    }
-}
-
-/// Tells the agent of one tunnel which hubs live now.
-pub(crate) async fn tell(tunnel: &Tunnel, living: Vec<String>) {
-    let cluster = &tunnel.certificate.cluster;
-    let named = Named { replicas: shown(&living) };
-    let body = match named.encode() {
-        Ok(body) => body,
-        Err(error) => return tracing::error!(%error, "the living hubs cannot be named"),
-    };
-    let request = control(hello::REPLICAS_PATH, body);
-    if let Err(error) = exchange(&tunnel.opener, request, hello::LIMIT, TELL_TIMEOUT).await {
-        tracing::debug!(%cluster, %error, "the agent was not told of the other hubs");
-    }
-}
-
-/// As many as a hello holds: an agent that reaches so many has no outage to fear.
-fn shown(living: &[String]) -> Vec<String> {
-    living.iter().take(hello::MOST_REPLICAS).cloned().collect()
-}
-
-fn control(path: &'static str, body: Bytes) -> Request<Bytes> {
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri(PathAndQuery::from_static(path));
-    request.headers_mut().insert(MODE, Mode::Tunnel.into());
-    request
-}
-
 /// Ready once the agent said goodbye.
 async fn goodbye(opener: Opener) {
     while !opener.is_closed() {
         tokio::time::sleep(GOODBYE_LOOK).await;
     }
-}
-
-fn uid(namespace: &[u8]) -> Option<String> {
-    let namespace: serde_json::Value = serde_json::from_slice(namespace).ok()?;
-    let uid = namespace.get("metadata")?.get("uid")?.as_str()?;
-    (uid.len() <= LONGEST_UID).then(|| uid.to_owned())
 }
 
 fn end_label(end: &TunnelEnd) -> &'static str {
@@ -378,16 +258,7 @@ fn end_label(end: &TunnelEnd) -> &'static str {
     }
 }
 
-/// The first exchange on a new tunnel.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Reading one namespace.
-const PIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Telling an agent something that it answers at once.
-const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 itself, on a new tunnel.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How soon a goodbye is noticed. Requests notice at once; this is for streams that run.
 const GOODBYE_LOOK: Duration = Duration::from_secs(1);
-const KUBE_SYSTEM: &str = "/api/v1/namespaces/kube-system";
-/// A namespace with generous annotations.
-const NAMESPACE_LIMIT: usize = 256 * 1024;
-/// A Kubernetes uid is a UUID.
-const LONGEST_UID: usize = 64;
