@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::authn::Identity;
-use super::limits::Limits;
+use super::limits::{Limit, Limits};
 use crate::name::ClusterName;
 
 /// The requests in flight of every cluster. Clones share the counts.
@@ -59,22 +59,12 @@ pub(crate) struct Admitted {
 
 /// A request that must wait.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{whose} {most} {} in flight{}, the most the hub carries: try again (limit: {})", .limit.what(), .place, .limit.flag())]
+#[error("{whose} {most} {} in flight{}, the most the hub carries: try again (limit: --max-{})", what(*.limit), .place, .limit.label())]
 pub(crate) struct TooMany {
     whose: &'static str,
     most: usize,
     place: String,
     pub(crate) limit: Limit,
-}
-
-/// Which limit was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Limit {
-    InAll,
-    CallerShort,
-    CallerLong,
-    ClusterShort,
-    ClusterLong,
 }
 
 // === impl Admission ===
@@ -111,11 +101,11 @@ impl Admission {
         };
         let mine = entry.callers.get(&identity.user).copied().unwrap_or_default();
         let limit = if *in_all >= self.in_all {
-            Limit::InAll
+            Limit::Requests
         } else if mine.of(long) >= most.per_caller {
-            if long { Limit::CallerLong } else { Limit::CallerShort }
+            if long { Limit::LongRequestsPerCaller } else { Limit::RequestsPerCaller }
         } else if entry.all.of(long) >= most.per_cluster {
-            if long { Limit::ClusterLong } else { Limit::ClusterShort }
+            if long { Limit::LongRequestsPerCluster } else { Limit::RequestsPerCluster }
         } else {
             *in_all += 1;
             *entry.all.of_mut(long) += 1;
@@ -136,12 +126,14 @@ impl Admission {
             clusters.remove(cluster);
         }
         let (whose, most) = match limit {
-            Limit::InAll => ("all callers have", self.in_all),
-            Limit::CallerShort | Limit::CallerLong => ("this caller has", most.per_caller),
-            Limit::ClusterShort | Limit::ClusterLong => ("all callers have", most.per_cluster),
+            Limit::Requests => ("all callers have", self.in_all),
+            Limit::RequestsPerCaller | Limit::LongRequestsPerCaller => {
+                ("this caller has", most.per_caller)
+            }
+            _ => ("all callers have", most.per_cluster),
         };
         let place = match limit {
-            Limit::InAll => String::new(),
+            Limit::Requests => String::new(),
             _ => format!(" on cluster {cluster}"),
         };
         Err(TooMany { whose, most, place, limit })
@@ -188,35 +180,11 @@ impl Counts {
     }
 }
 
-// === impl Limit ===
-
-impl Limit {
-    /// The metric label.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::InAll => "requests",
-            Self::CallerShort => "requests-per-caller",
-            Self::CallerLong => "long-requests-per-caller",
-            Self::ClusterShort => "requests-per-cluster",
-            Self::ClusterLong => "long-requests-per-cluster",
-        }
-    }
-
-    const fn flag(self) -> &'static str {
-        match self {
-            Self::InAll => "--max-requests",
-            Self::CallerShort => "--max-requests-per-caller",
-            Self::CallerLong => "--max-long-requests-per-caller",
-            Self::ClusterShort => "--max-requests-per-cluster",
-            Self::ClusterLong => "--max-long-requests-per-cluster",
-        }
-    }
-
-    const fn what(self) -> &'static str {
-        match self {
-            Self::InAll | Self::CallerShort | Self::ClusterShort => "requests",
-            Self::CallerLong | Self::ClusterLong => "long-running requests",
-        }
+/// What `limit` counts.
+const fn what(limit: Limit) -> &'static str {
+    match limit {
+        Limit::LongRequestsPerCaller | Limit::LongRequestsPerCluster => "long-running requests",
+        _ => "requests",
     }
 }
 
@@ -257,12 +225,12 @@ mod tests {
         let first = admission.admit(&c1, &a, false).unwrap();
         let _second = admission.admit(&c1, &a, false).unwrap();
         let refused = admission.admit(&c1, &a, false).unwrap_err();
-        assert_eq!(refused.limit, Limit::CallerShort);
+        assert_eq!(refused.limit, Limit::RequestsPerCaller);
         let text = refused.to_string();
         assert!(text.starts_with("this caller has 2 requests in flight on cluster c1"), "{text}");
         assert!(text.contains("--max-requests-per-caller"), "{text}");
         let _other = admission.admit(&c1, &b, false).unwrap();
-        assert_eq!(admission.admit(&c1, &b, false).unwrap_err().limit, Limit::ClusterShort);
+        assert_eq!(admission.admit(&c1, &b, false).unwrap_err().limit, Limit::RequestsPerCluster);
         // The same name on another cluster is another caller.
         assert!(admission.admit(&cluster("c2"), &a, false).is_ok());
         drop(first);
@@ -274,7 +242,7 @@ mod tests {
         let admission = Admission::new(&Limits { requests: 1, ..Limits::default() });
         let held = admission.admit(&cluster("c1"), &caller("a"), true).unwrap();
         let refused = admission.admit(&cluster("c2"), &caller("b"), false).unwrap_err();
-        assert_eq!(refused.limit, Limit::InAll);
+        assert_eq!(refused.limit, Limit::Requests);
         assert!(refused.to_string().starts_with("all callers have 1 requests in flight, the most"));
         assert_eq!(lock(&admission.flight).clusters.len(), 1, "a refusal leaves nothing");
         drop(held);
@@ -285,11 +253,11 @@ mod tests {
     fn watches_do_not_stop_a_get() {
         let (admission, c1, a) = (admission(), cluster("c1"), caller("a"));
         let watches: Vec<_> = (0..3).map(|_| admission.admit(&c1, &a, true).unwrap()).collect();
-        assert_eq!(admission.admit(&c1, &a, true).unwrap_err().limit, Limit::CallerLong);
+        assert_eq!(admission.admit(&c1, &a, true).unwrap_err().limit, Limit::LongRequestsPerCaller);
         let get = admission.admit(&c1, &a, false).unwrap();
         let _other = admission.admit(&c1, &caller("b"), true).unwrap();
         let refused = admission.admit(&c1, &caller("c"), true).unwrap_err();
-        assert_eq!(refused.limit, Limit::ClusterLong);
+        assert_eq!(refused.limit, Limit::LongRequestsPerCluster);
         drop((watches, get));
     }
 

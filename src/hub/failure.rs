@@ -7,6 +7,7 @@ use super::authn::AuthnError;
 use super::front::head::HeadTooLarge;
 use super::headers::HeaderError;
 use super::hosts::HostError;
+use super::limits::Limit;
 use super::route::RouteError;
 use super::via::Loop;
 use crate::name::ClusterName;
@@ -146,14 +147,14 @@ impl Failure {
         }
     }
 
-    /// The limit of the hub that was reached, as a metric label.
-    pub(crate) const fn limit(&self) -> Option<&'static str> {
+    /// The limit of the hub that was reached.
+    pub(crate) const fn limit(&self) -> Option<Limit> {
         match self {
-            Self::Head(large) => Some(large.label()),
-            Self::TooMany(refused) => Some(refused.limit.label()),
-            Self::BodyTooLarge(_) => Some("body"),
-            Self::Full(_) => Some("tunnel-streams"),
-            Self::TooManyTokens(_) => Some("live-tokens"),
+            Self::Head(large) => Some(large.limit()),
+            Self::TooMany(refused) => Some(refused.limit),
+            Self::BodyTooLarge(_) => Some(Limit::Body),
+            Self::Full(_) => Some(Limit::TunnelStreams),
+            Self::TooManyTokens(_) => Some(Limit::LiveTokens),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::hub::flood::Hits;
+use crate::hub::limits::{Limit, LimitHits};
 use crate::name::ClusterName;
 use crate::telemetry::series::forget;
 
@@ -42,7 +43,7 @@ pub(crate) struct Metrics {
     /// Access-log lines dropped because the disk was slower than the requests.
     pub(crate) access_lines_dropped: IntCounter,
     /// Times that a limit was reached, by `limit`.
-    pub(crate) limit_hits: IntCounterVec,
+    pub(crate) limit_hits: LimitHits,
     /// Bytes that clients do not read, near the budget.
     pub(crate) unread_bytes: IntGauge,
     /// User connections open.
@@ -75,9 +76,10 @@ impl Metrics {
     }
 
     /// Counters of what a guard cuts: floods as the limit `flood`.
-    pub(crate) fn flood_hits(&self, flood: &str) -> Hits {
-        let limit = |name| self.limit_hits.with_label_values(&[name]);
-        Hits { floods: limit(flood), late_heads: limit("head-timeout") }
+    pub(crate) fn flood_hits(&self, flood: Limit) -> Hits {
+        let (floods, late_heads) =
+            (self.limit_hits.of(flood), self.limit_hits.of(Limit::HeadTimeout));
+        Hits { floods, late_heads }
     }
 
     /// Registers everything.
@@ -148,11 +150,11 @@ impl Metrics {
                     "Access-log lines dropped because their destination was too slow",
                 ))?,
             )?,
-            limit_hits: counter(
+            limit_hits: LimitHits::new(counter(
                 "limit_hits_total",
                 "Connections and requests that a limit of the hub turned away or cut",
                 &["limit"],
-            )?,
+            )?),
             unread_bytes: register(
                 registry,
                 IntGauge::with_opts(opts(

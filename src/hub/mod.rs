@@ -123,7 +123,7 @@ impl Hub {
         let collected = prometheus::Registry::new();
         let metrics = Metrics::new(&collected)?;
         let tls = ServingTls::load(&config.state).await?;
-        let live = LiveStreams::new(&collected)?;
+        let live = LiveStreams::new(&collected, config.limits.live_tokens_per_cluster)?;
         let registry = Registry::new(live.clone());
         let replicas = Replicas::join(config.state.clone(), registry.clone()).await?;
         let authenticator = Authenticator::build(

@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hub_that_drains_asks_callers_to_come_again() {
-        let live = LiveStreams::new(&prometheus::Registry::new()).unwrap();
+        let live = LiveStreams::new(&prometheus::Registry::new(), 4).unwrap();
         let registry = Registry::new(live);
         let name = ClusterName::parse("c1").unwrap();
         let enrolment = Enrolment {

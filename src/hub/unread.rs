@@ -11,6 +11,7 @@ use http::HeaderValue;
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::limits::Limit;
 use super::metrics::Metrics;
 use crate::name::ClusterName;
 use crate::tunnel::pump::{ReceiveBody, Unread};
@@ -43,7 +44,7 @@ impl UnreadBudget {
             window: window as usize,
             bodies: Arc::default(),
             held: metrics.unread_bytes.clone(),
-            resets: metrics.limit_hits.with_label_values(&["unread-bytes"]),
+            resets: metrics.limit_hits.of(Limit::UnreadBytes),
         }
     }
 

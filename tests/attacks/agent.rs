@@ -34,6 +34,8 @@ pub(crate) struct HostileAgent {
 /// What it answers to requests that no tunnel can do without an answer to.
 pub(crate) struct Script {
     pub(crate) hello: Value,
+    /// Streams that it allows at once.
+    pub(crate) streams: u32,
     jwks: Value,
     answer: Answer,
 }
@@ -53,7 +55,8 @@ impl Script {
             "version": hello::VERSION, "agent": "hostile", "agentVersion": "0.0.0",
             "apiServerVersion": "v1.37.0", "audiences": [AUDIENCE], "issuers": [ISSUER],
         });
-        Self { hello, jwks: json!({"keys": [signer.jwk()]}), answer: Arc::new(answer) }
+        let jwks = json!({"keys": [signer.jwk()]});
+        Self { hello, streams: 10_000, jwks, answer: Arc::new(answer) }
     }
 
     fn serve(&self, request: Request<h2::RecvStream>, respond: SendResponse<Bytes>) {
@@ -154,7 +157,8 @@ pub(crate) fn reply(mut respond: SendResponse<Bytes>, body: &str) {
 
 async fn serve(io: tokio::io::DuplexStream, script: Script) {
     let mut builder = h2::server::Builder::new();
-    builder.enable_connect_protocol().max_concurrent_streams(10_000).initial_window_size(1 << 20);
+    builder.enable_connect_protocol().max_concurrent_streams(script.streams);
+    builder.initial_window_size(1 << 20);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         script.serve(request, respond);

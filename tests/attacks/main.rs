@@ -4,6 +4,7 @@
 mod agent;
 mod api_server;
 mod enrolment;
+mod every_limit;
 mod frames;
 mod ground;
 mod h2spec;

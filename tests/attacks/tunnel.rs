@@ -9,6 +9,8 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use cluster_proxy::hub::limits::Limits;
+
 use crate::agent::{HostileAgent, Script, reply};
 use crate::frames::{
     CONTINUATION, DATA, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, PING, PREFACE,
@@ -30,7 +32,14 @@ pub(crate) struct Field {
 
 impl Field {
     pub(crate) async fn start() -> Self {
-        let fleet = Fleet::start(&["c2"]).await;
+        Self::limited(Limits::default()).await
+    }
+
+    /// The same with a hub of these limits.
+    pub(crate) async fn limited(limits: Limits) -> Self {
+        let mut fleet = Fleet::limited(limits).await;
+        fleet.add("c2").await;
+        fleet.hub.wait_healthy("c2").await;
         fleet.hub.enrol("c1", &fleet.dir.path().join("c1")).await;
         Self { fleet, signer: SigningKey::generate("c1-key") }
     }
@@ -59,7 +68,12 @@ impl Field {
 
     /// A caller with a good token of `c1`.
     pub(crate) fn caller(&self) -> Client {
-        let token = self.signer.sign(&claims("default", "test", 3600));
+        self.account("test")
+    }
+
+    /// The same of another ServiceAccount.
+    pub(crate) fn account(&self, name: &str) -> Client {
+        let token = self.signer.sign(&claims("default", name, 3600));
         self.fleet.anonymous().token(&token)
     }
 

@@ -82,6 +82,10 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_LONG_REQUESTS_PER_CLUSTER", value_name = "N")]
     max_long_requests_per_cluster: Option<NonZero<usize>>,
 
+    /// Distinct tokens that hold watches, followed logs and sessions of one cluster [default: 4096]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_LIVE_TOKENS_PER_CLUSTER", value_name = "N")]
+    max_live_tokens_per_cluster: Option<NonZero<usize>>,
+
     /// Bytes of one request's body [default: no limit, bodies stream]
     #[arg(long, env = "CLUSTER_PROXY_MAX_BODY", value_name = "SIZE", value_parser = size)]
     max_body: Option<u64>,
@@ -137,6 +141,10 @@ impl LimitArgs {
             long_requests_per_cluster: or(
                 self.max_long_requests_per_cluster,
                 default.long_requests_per_cluster,
+            ),
+            live_tokens_per_cluster: or(
+                self.max_live_tokens_per_cluster,
+                default.live_tokens_per_cluster,
             ),
             proxies: self.proxy_protocol_from,
         }
@@ -206,6 +214,7 @@ mod tests {
             ("max_requests_per_cluster", limits.requests_per_cluster.to_string()),
             ("max_long_requests_per_caller", limits.long_requests_per_caller.to_string()),
             ("max_long_requests_per_cluster", limits.long_requests_per_cluster.to_string()),
+            ("max_live_tokens_per_cluster", limits.live_tokens_per_cluster.to_string()),
             ("max_streams_per_connection", limits.streams_per_connection.to_string()),
         ] {
             let command = Command::command();

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flood::FloodGuard;
 use super::front::gate::Arrived;
+use super::limits::Limit;
 use super::metrics::Metrics;
 use super::probe::probe;
 use super::registry::{Registry, Tunnel};
@@ -91,6 +92,7 @@ impl Dock {
                 tracing::info!(%peer, %error, "an agent's TLS handshake failed");
             }
             Err(_) => {
+                self.metrics.limit_hits.hit(Limit::AgentHandshakeTimeout);
                 self.metrics.dock_refusals.with_label_values(&["tls"]).inc();
                 tracing::info!(%peer, "an agent's TLS handshake took too long");
             }
@@ -113,7 +115,7 @@ impl Dock {
             Ok(enrolment) => enrolment,
             Err(refused) => return refuse(&refused),
         };
-        let stream = FloodGuard::of_server(stream, self.metrics.flood_hits("tunnel-flood"));
+        let stream = FloodGuard::of_server(stream, self.metrics.flood_hits(Limit::TunnelFlood));
         let established =
             timeout(HANDSHAKE_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
         let (opener, driver) = match established {

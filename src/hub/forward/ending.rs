@@ -154,7 +154,7 @@ mod tests {
     use crate::name::ClusterName;
 
     fn forwarder() -> Forwarder {
-        let live = LiveStreams::new(&prometheus::Registry::new()).unwrap();
+        let live = LiveStreams::new(&prometheus::Registry::new(), 4).unwrap();
         let registry = Registry::new(live.clone());
         let metrics = crate::hub::metrics::Metrics::new(&prometheus::Registry::new()).unwrap();
         Forwarder {

@@ -16,7 +16,7 @@ use super::Front;
 use super::gate::Arrived;
 use crate::drain::Drain;
 use crate::hub::flood::FloodGuard;
-use crate::hub::limits::Limits;
+use crate::hub::limits::{Limit, Limits};
 use crate::listen::linger::Lingering;
 use crate::listen::pace::{Activity, Deadlines, Paced};
 use crate::pki::tls::Protocol;
@@ -31,7 +31,7 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => {
-            front.hit("handshake-timeout");
+            front.hit(Limit::HandshakeTimeout);
             return tracing::debug!(%peer, "TLS handshake took too long");
         }
     };
@@ -54,7 +54,7 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
             drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
         }
         Protocol::Http2 => {
-            let hits = front.recorder.metrics.flood_hits("http2-flood");
+            let hits = front.recorder.metrics.flood_hits(Limit::Http2Flood);
             let guarded = FloodGuard::of_client(stream, limits.head_timeout, hits);
             let io = TokioIo::new(Paced::http2(guarded, activity.clone(), deadlines));
             let connection = http2(&limits).serve_connection(io, service);
@@ -64,9 +64,13 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
         }
     };
     if activity.head_was_late() {
-        front.hit("head-timeout");
+        front.hit(Limit::HeadTimeout);
     }
     if let Err(error) = ended {
+        // Far over the limit, so that hyper answered by itself.
+        if error.is_parse_too_large() {
+            front.hit(Limit::HeaderBytes);
+        }
         tracing::debug!(%peer, %error, "connection ended");
     }
 }

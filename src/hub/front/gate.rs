@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use prometheus::IntCounterVec;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::hub::limits::Limits;
+use crate::hub::limits::{Limit, LimitHits, Limits};
 use crate::hub::metrics::Metrics;
 use crate::listen::proxy_protocol;
 use crate::listen::sources::{Full, Slot, Sources};
@@ -30,8 +29,8 @@ pub(crate) struct Gate {
     proxies: Arc<[IpNet]>,
     headers: Sources,
     header_timeout: Duration,
-    labels: &'static Labels,
-    hits: IntCounterVec,
+    limits: &'static GateLimits,
+    hits: LimitHits,
 }
 
 /// The right to come in, or to say first who is coming.
@@ -50,23 +49,23 @@ pub(crate) struct Arrived {
     pub(crate) handshake: Slot,
 }
 
-/// Metric labels of one listener's limits.
-struct Labels {
-    connections: [&'static str; 2],
-    handshakes: [&'static str; 2],
+/// The limits of one listener, in all and per source.
+struct GateLimits {
+    connections: [Limit; 2],
+    handshakes: [Limit; 2],
 }
 
 // === impl Gates ===
 
 impl Gates {
     pub(crate) fn new(limits: &Limits, metrics: &Metrics) -> Self {
-        let gate = |in_all, each, labels| Gate {
+        let gate = |in_all, each, own| Gate {
             connections: Sources::new(in_all, each),
             handshakes: Sources::new(limits.handshakes, limits.handshakes_per_source),
             proxies: limits.proxies.as_slice().into(),
             headers: Sources::new(limits.handshakes, limits.handshakes),
             header_timeout: limits.handshake_timeout,
-            labels,
+            limits: own,
             hits: metrics.limit_hits.clone(),
         };
         Self {
@@ -83,7 +82,7 @@ impl Gate {
     pub(crate) fn knock(&self, peer: SocketAddr) -> Option<Knock> {
         let ip = peer.ip().to_canonical();
         if self.proxies.iter().any(|proxy| proxy.contains(&ip)) {
-            return Some(Knock::Proxy(self.slot(&self.headers, peer, &self.labels.handshakes)?));
+            return Some(Knock::Proxy(self.slot(&self.headers, peer, &self.limits.handshakes)?));
         }
         self.admit(peer).map(|(connection, handshake)| Knock::Source(connection, handshake))
     }
@@ -107,7 +106,7 @@ impl Gate {
                         return None;
                     }
                     Err(_) => {
-                        self.hits.with_label_values(&["proxy-header-timeout"]).inc();
+                        self.hits.hit(Limit::ProxyHeaderTimeout);
                         tracing::debug!(%peer, "a balancer's PROXY header took too long");
                         return None;
                     }
@@ -120,32 +119,32 @@ impl Gate {
 
     /// Slots for a connection from `peer` and its handshake.
     fn admit(&self, peer: SocketAddr) -> Option<(Slot, Slot)> {
-        let connection = self.slot(&self.connections, peer, &self.labels.connections)?;
-        let handshake = self.slot(&self.handshakes, peer, &self.labels.handshakes)?;
+        let connection = self.slot(&self.connections, peer, &self.limits.connections)?;
+        let handshake = self.slot(&self.handshakes, peer, &self.limits.handshakes)?;
         Some((connection, handshake))
     }
 
-    fn slot(&self, sources: &Sources, peer: SocketAddr, labels: &[&str; 2]) -> Option<Slot> {
+    fn slot(&self, sources: &Sources, peer: SocketAddr, limits: &[Limit; 2]) -> Option<Slot> {
         let full = match sources.take(peer.ip()) {
             Ok(slot) => return Some(slot),
             Err(full) => full,
         };
-        let label = match full {
-            Full::InAll => labels[0],
-            Full::Source => labels[1],
+        let limit = match full {
+            Full::InAll => limits[0],
+            Full::Source => limits[1],
         };
-        self.hits.with_label_values(&[label]).inc();
+        self.hits.hit(limit);
         // Not louder: who floods us must not flood our log.
-        tracing::debug!(%peer, limit = label, "a connection over a limit was closed");
+        tracing::debug!(%peer, limit = limit.label(), "a connection over a limit was closed");
         None
     }
 }
 
-static USERS: Labels = Labels {
-    connections: ["connections", "connections-per-source"],
-    handshakes: ["handshakes", "handshakes-per-source"],
+static USERS: GateLimits = GateLimits {
+    connections: [Limit::Connections, Limit::ConnectionsPerSource],
+    handshakes: [Limit::Handshakes, Limit::HandshakesPerSource],
 };
-static AGENTS: Labels = Labels {
-    connections: ["agent-connections", "agent-connections-per-source"],
-    handshakes: ["agent-handshakes", "agent-handshakes-per-source"],
+static AGENTS: GateLimits = GateLimits {
+    connections: [Limit::AgentConnections, Limit::AgentConnectionsPerSource],
+    handshakes: [Limit::AgentHandshakes, Limit::AgentHandshakesPerSource],
 };

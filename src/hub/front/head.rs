@@ -3,7 +3,7 @@
 
 use http::Request;
 
-use crate::hub::limits::Limits;
+use crate::hub::limits::{Limit, Limits};
 
 /// A head over a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,11 +37,11 @@ pub(crate) enum HeadTooLarge {
 // === impl HeadTooLarge ===
 
 impl HeadTooLarge {
-    /// The metric label.
-    pub(crate) const fn label(self) -> &'static str {
+    /// The limit that it is over.
+    pub(crate) const fn limit(self) -> Limit {
         match self {
-            Self::Target { .. } | Self::Bytes { .. } => "header-bytes",
-            Self::Count { .. } => "headers",
+            Self::Target { .. } | Self::Bytes { .. } => Limit::HeaderBytes,
+            Self::Count { .. } => Limit::Headers,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::forward::respond::respond;
 use super::forward::{Forwarder, Order, set_mode, wanted, wanted_protocol};
 use super::headers;
 use super::hosts::AllowedHosts;
-use super::limits::Limits;
+use super::limits::{Limit, Limits};
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
@@ -159,8 +159,8 @@ impl Front {
     }
 
     /// A limit was reached.
-    fn hit(&self, limit: &str) {
-        self.recorder.metrics.limit_hits.with_label_values(&[limit]).inc();
+    fn hit(&self, limit: Limit) {
+        self.recorder.metrics.limit_hits.hit(limit);
     }
 
     fn open(&self) -> OpenConnection {

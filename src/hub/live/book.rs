@@ -28,6 +28,8 @@ pub(super) struct Ending {
 /// The live tokens of one cluster.
 #[derive(Default)]
 pub(super) struct Book {
+    /// Tokens at once.
+    most: usize,
     tokens: HashMap<Key, Entry>,
     /// Tokens by the ServiceAccount's full name.
     accounts: HashMap<String, HashSet<Key>>,
@@ -70,6 +72,11 @@ impl Ending {
 // === impl Book ===
 
 impl Book {
+    /// Of a cluster that may have `most` distinct tokens.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// Counts a stream of a token; `None` when there are too many tokens already.
     pub(super) fn enter(
         &mut self,
@@ -83,7 +90,7 @@ impl Book {
             entry.streams += 1;
             return Some(Arc::clone(&entry.ending));
         }
-        if self.tokens.len() >= MAX_TOKENS {
+        if self.tokens.len() >= self.most {
             return None;
         }
         let entry = Entry {
@@ -222,10 +229,6 @@ fn requeue(
 
 /// The reason of streams whose token the API server does not accept any more.
 const REFUSED: EndReason = "token-refused";
-
-/// Distinct live tokens of one cluster: 8 MiB at the usual 2 KiB each, 64 MiB at the 16 KiB that a
-/// token may have. Few clusters have so many accounts that hold streams.
-pub(super) const MAX_TOKENS: usize = 4096;
 
 #[cfg(test)]
 mod tests;

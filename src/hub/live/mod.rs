@@ -65,6 +65,8 @@ pub(crate) struct LiveStreams(Arc<Inner>);
 struct Inner {
     /// Of this process: a key of a token means nothing anywhere else.
     secret: hmac::Key,
+    /// Of one cluster.
+    most_tokens: usize,
     books: Mutex<HashMap<ClusterName, Book>>,
     /// A cluster has its first live stream.
     wake: Notify,
@@ -95,12 +97,16 @@ struct Turn {
 // === impl LiveStreams ===
 
 impl LiveStreams {
-    /// Nobody yet.
-    pub(crate) fn new(registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+    /// Nobody yet; a cluster may have `most_tokens` distinct tokens that hold streams.
+    pub(crate) fn new(
+        registry: &prometheus::Registry,
+        most_tokens: usize,
+    ) -> Result<Self, prometheus::Error> {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("invariant: aws-lc's generator does not fail once the process has started");
         Ok(Self(Arc::new(Inner {
             secret,
+            most_tokens,
             books: Mutex::default(),
             wake: Notify::new(),
             metrics: Metrics::register(registry)?,
@@ -120,7 +126,7 @@ impl LiveStreams {
         let mut key = Key::default();
         key.copy_from_slice(hmac::sign(&self.0.secret, token.as_bytes()).as_ref());
         let mut books = self.lock();
-        let book = books.entry(cluster.clone()).or_default();
+        let book = books.entry(cluster.clone()).or_insert_with(|| Book::new(self.0.most_tokens));
         let entered = book.enter(key, identity, token, Instant::now(), chance());
         if !book.followed {
             self.0.wake.notify_one();

@@ -21,7 +21,7 @@ impl World {
     fn new(log: &AccessLog) -> Self {
         let collected = prometheus::Registry::new();
         let metrics = Metrics::new(&collected).unwrap();
-        let registry = Registry::new(LiveStreams::new(&collected).unwrap());
+        let registry = Registry::new(LiveStreams::new(&collected, 4).unwrap());
         let log = AccessLogger::open(log, IntCounter::new("a", "b").unwrap()).unwrap();
         let trace = crate::telemetry::trace::Step::start(&http::HeaderMap::new()).trace_id();
         let world = Self { recorder: Recorder { metrics, log, registry }, collected, trace };

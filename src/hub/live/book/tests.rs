@@ -39,7 +39,7 @@ fn answer(book: &mut Book, verdict: Verdict) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn one_entry_per_token_however_many_streams() {
-    let mut book = Book::default();
+    let mut book = Book::new(MAX_TOKENS);
     let bound = identity("a", Some("u"), true);
     let endings: Vec<_> = (0..100).map(|_| enter(&mut book, 1, &bound)).collect();
     let other = enter(&mut book, 2, &bound);
@@ -57,7 +57,7 @@ async fn one_entry_per_token_however_many_streams() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_ends_and_nobody_elses_does() {
-    let mut book = Book::default();
+    let mut book = Book::new(MAX_TOKENS);
     let one = enter(&mut book, 1, &identity("a", Some("u"), false));
     let two = enter(&mut book, 2, &identity("b", Some("v"), false));
     book.account("system:serviceaccount:apps:a", None, Instant::now());
@@ -88,7 +88,7 @@ async fn an_account_that_changed_is_doubted() {
         (None, Some("v"), false),
         (None, None, true),
     ] {
-        let mut book = Book::default();
+        let mut book = Book::new(MAX_TOKENS);
         enter(&mut book, 1, &identity("a", own, false));
         book.account("system:serviceaccount:apps:other", None, Instant::now());
         book.account(user, told, Instant::now());
@@ -98,7 +98,7 @@ async fn an_account_that_changed_is_doubted() {
 
 #[tokio::test(start_paused = true)]
 async fn reviews_under_way_are_bounded_and_none_is_lost() {
-    let mut book = Book::default();
+    let mut book = Book::new(MAX_TOKENS);
     let bound = identity("a", Some("u"), true);
     for number in 0..100 {
         enter(&mut book, number, &bound);
@@ -120,7 +120,7 @@ async fn reviews_under_way_are_bounded_and_none_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn as_many_tokens_as_it_holds() {
-    let mut book = Book::default();
+    let mut book = Book::new(MAX_TOKENS);
     let account = identity("a", Some("u"), false);
     for number in 0..MAX_TOKENS {
         enter(&mut book, number, &account);
@@ -137,7 +137,7 @@ async fn as_many_tokens_as_it_holds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cluster_ends_with_all_its_streams() {
-    let mut book = Book::default();
+    let mut book = Book::new(MAX_TOKENS);
     let endings =
         [1, 2, 3].map(|number| enter(&mut book, number, &identity("a", Some("u"), false)));
     assert_eq!(book.end_all("cluster-removed"), 3);
@@ -146,3 +146,6 @@ async fn a_cluster_ends_with_all_its_streams() {
     }
     assert_eq!((book.len(), book.next()), (0, None));
 }
+
+/// Tokens of the book.
+const MAX_TOKENS: usize = 128;

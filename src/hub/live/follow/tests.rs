@@ -129,7 +129,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let registry = prometheus::Registry::new();
-        let live = LiveStreams::new(&registry).unwrap();
+        let live = LiveStreams::new(&registry, 4_096).unwrap();
         let spoke = Arc::new(Fake::default());
         let task = tokio::spawn(live.clone().run(Arc::clone(&spoke) as Arc<dyn Spoke>));
         Self { live, spoke, registry, task }

@@ -1,8 +1,13 @@
 //! How much the hub takes on: every limit with its default and the reason for it. Each is a flag.
 
+mod reached;
+
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use reached::Limit;
+pub(crate) use reached::LimitHits;
 
 /// The limits of one hub process.
 #[derive(Clone, Debug)]
@@ -40,6 +45,8 @@ pub struct Limits {
     pub long_requests_per_caller: usize,
     /// The same, of one cluster.
     pub long_requests_per_cluster: usize,
+    /// Tokens that hold streams of one cluster. Each is supervised, so that its streams can be ended.
+    pub live_tokens_per_cluster: usize,
     /// Bytes of one request's body; no limit by default, because bodies stream.
     pub max_body: Option<u64>,
     /// Bytes that came through tunnels and that clients do not read, in all.
@@ -106,6 +113,8 @@ impl Default for Limits {
             long_requests_per_caller: 4_000,
             // Below the 8,192 that one tunnel carries.
             long_requests_per_cluster: 8_000,
+            // 8 MiB at the usual 2 KiB each; few clusters have so many accounts that hold streams.
+            live_tokens_per_cluster: 4_096,
             max_body: None,
             // A thousand streams whose clients stopped, each with its full window.
             unread_bytes: 256 << 20,
