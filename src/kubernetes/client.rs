@@ -1,4 +1,4 @@
-//! The client of our controllers: objects, watches, server-side apply.
+//! The client of our controllers: objects, watches, server-side apply; and what its errors say.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,6 +27,24 @@ pub fn client(server: &ApiServer) -> Result<kube::Client, EndpointError> {
         (server.server_name != server.host).then(|| server.server_name.clone());
     config.auth_info = auth_info(&server.credentials);
     kube::Client::try_from(config).map_err(|error| unusable(&error))
+}
+
+/// What went wrong, in words for a log line. Holds no body of ours and none of an answer.
+pub fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => return format!("{} (HTTP {})", status.message, status.code),
+        // The text of a serde error may quote the answer.
+        kube::Error::SerdeError(error) => {
+            return format!("its answer is malformed at column {}", error.column());
+        }
+        _ => {}
+    }
+    // The outermost text only says which layer noticed.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 fn auth_info(credentials: &Credentials) -> AuthInfo {

@@ -3,11 +3,12 @@ mod client;
 mod endpoint;
 mod get;
 mod kubeconfig;
+pub mod lease;
 mod spokes;
 mod token;
 mod written;
 
-pub use client::client;
+pub use client::{client, describe};
 pub use endpoint::{ApiServer, Credentials, EndpointError};
 pub use get::{ApiReader, GetError};
 pub use spokes::SpokeClients;

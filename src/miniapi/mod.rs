@@ -36,6 +36,8 @@ mod server;
 mod serving;
 pub mod store;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tokens;
 mod view;
 mod watch;
