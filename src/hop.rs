@@ -24,14 +24,16 @@ pub fn clean_response(headers: &mut HeaderMap) {
     remove(headers);
 }
 
-/// Whether a body was framed by nothing but HTTP itself. What has other transfer codings as well is
-/// still encoded after this hop took the frame off, and the next one would not hear of it (RFC 9112
-/// section 6.1).
+/// Whether a body was framed in one way, and by nothing but HTTP itself. What has other transfer
+/// codings as well is still encoded after this hop took the frame off, and the next one would not
+/// hear of it (RFC 9112 section 6.1); what has a length beside a coding ends elsewhere for somebody
+/// (section 6.3). From requests hyper has removed such a length already, and closes after them.
 pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next();
-    coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    let Some(coding) = codings.next() else { return true };
+    coding.as_bytes().eq_ignore_ascii_case(b"chunked")
         && codings.next().is_none()
+        && !headers.contains_key(CONTENT_LENGTH)
 }
 
 /// Whether a header says who is asking, or is one of ours. `name` is in lower case.
@@ -113,10 +115,12 @@ mod tests {
     fn one_frame_is_plain_and_more_is_not() {
         assert!(is_plainly_framed(&map(&[])));
         assert!(is_plainly_framed(&map(&[("transfer-encoding", "Chunked")])));
+        assert!(is_plainly_framed(&map(&[("content-length", "5")])));
         for codings in [
             &[("transfer-encoding", "gzip, chunked")][..],
             &[("transfer-encoding", "gzip")],
             &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "chunked"), ("content-length", "5")],
         ] {
             assert!(!is_plainly_framed(&map(codings)), "{codings:?}");
         }

@@ -18,7 +18,6 @@ use super::link::Link;
 use super::metrics::Metrics;
 use super::upgrade;
 use super::upstream::{Account, UpstreamError};
-use crate::hop;
 use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode, TOOK, took_value};
@@ -206,10 +205,6 @@ impl Service {
         if account == Account::Agent && status == StatusCode::UNAUTHORIZED {
             tracing::warn!("the API server refuses the agent's own credentials");
             return refuse(responder, Fault::AgentRefused);
-        }
-        if !hop::is_plainly_framed(response.headers()) {
-            tracing::debug!("the API server's answer has a transfer coding that nobody asked for");
-            return refuse(responder, Fault::BadAnswer);
         }
         let (parts, body) = response.into_parts();
         let ended = body.is_end_stream();

@@ -1,14 +1,18 @@
 //! HTTP/1.1 connections to the API server: one request at a time, and upgrades.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Stream;
-use super::{RequestBody, UpstreamError};
+use super::{Failed, RequestBody, UpstreamError};
+use crate::hop;
 
 /// A connection; it ends when this is dropped.
 pub(super) struct Http1 {
@@ -45,8 +49,8 @@ impl Http1 {
     pub(super) async fn try_send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        self.sender.try_send_request(request).await
+    ) -> Result<Response<Incoming>, Failed> {
+        exchange(&mut self.sender, request).await
     }
 }
 
@@ -60,13 +64,37 @@ pub(super) async fn send_upgrade(
         .await
         .map_err(|error| UpstreamError::unreachable(&error))?;
     let driver = Driver::spawn(connection.with_upgrades());
-    match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, driver)),
-        Err(mut error) => Err(match error.take_message() {
-            Some(_) => UpstreamError::unreachable(error.error()),
-            None => UpstreamError::after_write(error.error()),
-        }),
+    let response = exchange(&mut sender, request).await.map_err(|failed| failed.error)?;
+    Ok((response, driver))
+}
+
+/// Sends `request`, and gives up on an API server that informs without end, or that answers in a
+/// way that can be read in two. hyper ends the connection of an answer that nobody takes.
+async fn exchange(
+    sender: &mut SendRequest<RequestBody>,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failed> {
+    let flooded = Arc::new(Notify::new());
+    let (informed, tell) = (AtomicUsize::new(0), flooded.clone());
+    hyper::ext::on_informational(&mut request, move |_| {
+        if informed.fetch_add(1, Ordering::Relaxed) == MAX_INFORMATIONAL {
+            tell.notify_one();
+        }
+    });
+    let response = tokio::select! {
+        biased;
+        () = flooded.notified() => return Err(bad("too many informational answers")),
+        outcome = sender.try_send_request(request) => outcome?,
+    };
+    if hop::is_plainly_framed(response.headers()) {
+        Ok(response)
+    } else {
+        Err(bad("its body has several ends, or a transfer coding that nobody asked for"))
     }
+}
+
+fn bad(reason: &'static str) -> Failed {
+    Failed { unwritten: None, error: UpstreamError::BadAnswer(reason.into()) }
 }
 
 // === impl Driver ===
@@ -87,6 +115,8 @@ fn builder() -> Builder {
     builder
 }
 
+/// Before one answer; an API server sends one at most (`100 Continue`).
+const MAX_INFORMATIONAL: usize = 16;
 /// Of one answer; hyper's own limit is 100, and impersonation answers may carry more warnings.
 const MAX_HEADERS: usize = 512;
 /// Holds the largest header list that kube-apiserver makes; it grows only when a head needs it.

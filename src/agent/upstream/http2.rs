@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connector::Stream;
-use super::{RequestBody, UpstreamError};
+use super::{Failed, RequestBody, UpstreamError};
 
 /// A connection; its tasks end when it is dropped.
 pub(super) struct Http2 {
@@ -94,8 +93,8 @@ impl Place {
     pub(super) async fn try_send(
         &self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        self.connection.sender.clone().try_send_request(request).await
+    ) -> Result<Response<Incoming>, Failed> {
+        Ok(self.connection.sender.clone().try_send_request(request).await?)
     }
 }
 

@@ -18,6 +18,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::TlsError;
@@ -75,6 +76,13 @@ pub(super) enum UpstreamError {
     BadAnswer(Arc<str>),
 }
 
+/// Why a connection gave no answer.
+struct Failed {
+    /// Whole, when nothing of it was written.
+    unwritten: Option<Request<RequestBody>>,
+    error: UpstreamError,
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -115,14 +123,11 @@ impl Upstream {
             self.shared.address(&mut request, lease.version());
             match lease.try_send(request).await {
                 Ok(response) => return Ok(Answer { response, lease }),
-                Err(mut error) => match error.take_message() {
-                    Some(unwritten) if again => {
-                        again = false;
-                        request = unwritten;
-                    }
-                    Some(_) => return Err(UpstreamError::unreachable(error.error())),
-                    None => return Err(UpstreamError::after_write(error.error())),
-                },
+                Err(Failed { unwritten: Some(unwritten), .. }) if again => {
+                    again = false;
+                    request = unwritten;
+                }
+                Err(failed) => return Err(failed.error),
             }
         }
     }
@@ -159,6 +164,19 @@ impl Shared {
         // A path alone, and a path with scheme and authority, are the two forms that always fit.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         *request.version_mut() = version;
+    }
+}
+
+// === impl Failed ===
+
+impl From<TrySendError<Request<RequestBody>>> for Failed {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        let unwritten = error.take_message();
+        let error = match unwritten {
+            Some(_) => UpstreamError::unreachable(error.error()),
+            None => UpstreamError::after_write(error.error()),
+        };
+        Self { unwritten, error }
     }
 }
 

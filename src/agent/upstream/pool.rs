@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::connector::{ANY, Connector};
 use super::http1::Http1;
 use super::http2::{Http2, Place};
-use super::{Account, RequestBody, UpstreamError};
+use super::{Account, Failed, RequestBody, UpstreamError};
 
 /// Opens connections on demand and hands out the least loaded.
 pub(super) struct Pool {
@@ -131,7 +130,7 @@ impl Lease {
     pub(super) async fn try_send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> Result<Response<Incoming>, Failed> {
         match &mut self.kind {
             Kind::Http2(place) => place.try_send(request).await,
             Kind::Http1 { connection, .. } => {
