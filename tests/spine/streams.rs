@@ -8,9 +8,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::client::empty;
 use crate::support::fleet::Fleet;
-use crate::support::{PATIENCE, within};
+use crate::support::session::GOODBYE;
+use crate::support::{PATIENCE, eventually, within};
 
 const POD: &str = "/c1/api/v1/namespaces/default/pods/p";
+/// Bytes: far more than one buffer on the way holds.
+const LARGE: u32 = 3 << 20;
 const SERVICE: &str = "/c1/api/v1/namespaces/default/services/x/proxy";
 
 #[tokio::test]
@@ -40,20 +43,35 @@ async fn log_lines_arrive_one_by_one() {
     }
 }
 
-#[tokio::test]
-async fn an_upgrade_is_a_pipe_of_bytes() {
-    let fleet = Fleet::start(&["c1"]).await;
+/// Upgrades to each protocol in turn.
+async fn sessions(
+    fleet: &Fleet,
+    subresource: &str,
+    mut check: impl AsyncFnMut(TokioIo<hyper::upgrade::Upgraded>),
+) {
     let client = fleet.client("c1");
     for (method, protocol) in [("POST", "SPDY/3.1"), ("GET", "websocket")] {
-        let mut request = client.request(method, &format!("{POD}/exec?command=sh"), empty());
+        let mut request = client.request(method, &format!("{POD}/{subresource}?x=y"), empty());
         request.headers_mut().insert("connection", "Upgrade".parse().unwrap());
         request.headers_mut().insert("upgrade", protocol.parse().unwrap());
         let response = client.open(request).await.unwrap();
         assert_eq!(response.status(), 101, "{protocol}");
         assert_eq!(response.headers()["upgrade"], protocol);
-        let mut pipe = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        check(TokioIo::new(hyper::upgrade::on(response).await.unwrap())).await;
+    }
+}
+
+/// Bytes that are not the same everywhere.
+fn bytes(size: u32) -> Vec<u8> {
+    (0..size).map(|index| index.to_le_bytes()[0]).collect()
+}
+
+#[tokio::test]
+async fn an_upgrade_is_a_pipe_of_bytes() {
+    let fleet = Fleet::start(&["c1"]).await;
+    sessions(&fleet, "exec", async |mut pipe| {
         for size in [1, 70_000] {
-            let sent: Vec<u8> = (0..size).map(|index: u32| index.to_le_bytes()[0]).collect();
+            let sent = bytes(size);
             pipe.write_all(&sent).await.unwrap();
             let mut got = vec![0; sent.len()];
             within("the echo", PATIENCE, pipe.read_exact(&mut got)).await.unwrap();
@@ -64,7 +82,44 @@ async fn an_upgrade_is_a_pipe_of_bytes() {
         let mut rest = Vec::new();
         within("the end", PATIENCE, pipe.read_to_end(&mut rest)).await.unwrap();
         assert!(rest.is_empty());
-    }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_ended_its_side_still_hears_everything() {
+    let fleet = Fleet::start(&["c1"]).await;
+    // The server says its first word only after our last.
+    sessions(&fleet, "attach", async |mut pipe| {
+        let sent = bytes(LARGE);
+        pipe.write_all(&sent).await.unwrap();
+        pipe.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        within("all of it", PATIENCE, pipe.read_to_end(&mut got)).await.unwrap();
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_has_ended_its_side_still_hears_everything() {
+    let fleet = Fleet::start(&["c1"]).await;
+    let mut expected = Vec::new();
+    sessions(&fleet, "portforward", async |mut pipe| {
+        let mut got = Vec::new();
+        within("its end", PATIENCE, pipe.read_to_end(&mut got)).await.unwrap();
+        assert_eq!(got, GOODBYE);
+        let sent = bytes(LARGE);
+        within("all of it is taken", PATIENCE, pipe.write_all(&sent)).await.unwrap();
+        pipe.shutdown().await.unwrap();
+        expected.extend(sent);
+        let api = &fleet.spoke("c1").api;
+        eventually("the server has heard all of it", PATIENCE, || async {
+            (api.heard() == expected).then_some(())
+        })
+        .await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -115,8 +170,6 @@ async fn a_client_that_leaves_ends_its_stream_at_the_hub() {
     assert!(body.frame().await.unwrap().is_ok());
     let before = live().await;
     drop(body);
-    crate::support::eventually("the stream ends", PATIENCE, || async {
-        (live().await < before).then_some(())
-    })
-    .await;
+    eventually("the stream ends", PATIENCE, || async { (live().await < before).then_some(()) })
+        .await;
 }

@@ -8,7 +8,7 @@
 //! | `.../pods/p/log?follow=true` | a line every 50 ms, for ever |
 //! | `/api/v1/configmaps?watch=true` | one event, then silence |
 //! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
-//! | `.../pods/p/exec` | 101, then an echo of bytes |
+//! | `.../pods/p/{exec,attach,portforward}` | 101, then a [`Session`] |
 //! | `/api/v1/secrets` | 403, as for an account without rights |
 
 use std::collections::HashMap;
@@ -25,7 +25,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -35,6 +34,7 @@ use cluster_proxy::pki::tls;
 use super::bodies::{digest, pattern, source_body, stream_body};
 use super::client::{Body, full};
 use super::part::Part;
+use super::session::Session;
 use super::token::{AUDIENCE, SigningKey, claims};
 
 /// One running API server.
@@ -55,6 +55,8 @@ struct Shared {
     nodes: Bytes,
     /// Tokens that this API server lets in, and whose they are.
     accepted: Mutex<HashMap<String, String>>,
+    /// What clients said after the server had ended its side of a session.
+    heard: Arc<Mutex<Vec<u8>>>,
 }
 
 // === impl FakeApi ===
@@ -78,6 +80,7 @@ impl FakeApi {
             signer,
             nodes: Bytes::from("n".repeat(LIST)),
             accepted: Mutex::default(),
+            heard: Arc::default(),
         });
         let (bound, address) = oneshot::channel();
         let served = Arc::clone(&shared);
@@ -93,6 +96,11 @@ impl FakeApi {
             shared,
             part: Some(part),
         }
+    }
+
+    /// What clients said in sessions whose server had ended its side first.
+    pub(crate) fn heard(&self) -> Vec<u8> {
+        self.shared.heard.lock().unwrap().clone()
     }
 
     /// A good token of `default/NAME`, for an hour.
@@ -227,18 +235,18 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
             let lines = stream::iter(0_u64..).map(|line| Bytes::from(format!("line {line}\n")));
             streamed(lines.then(paced))
         }
-        _ if path.ends_with("/exec") && request.headers().contains_key("upgrade") => {
+        _ if request.headers().contains_key("upgrade") && Session::of(&path).is_some() => {
+            let session = Session::of(&path).unwrap();
             let mut switching = Response::new(full(""));
             *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             let protocol = request.headers()["upgrade"].clone();
             switching.headers_mut().insert("upgrade", protocol);
             switching.headers_mut().insert("connection", "Upgrade".parse().unwrap());
             let upgrade = hyper::upgrade::on(&mut request);
+            let heard = Arc::clone(&shared.heard);
             tokio::spawn(async move {
                 let Ok(upgraded) = upgrade.await else { return };
-                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
+                let _ = session.run(TokioIo::new(upgraded), &heard).await;
             });
             switching
         }

@@ -13,6 +13,7 @@ pub(crate) mod load;
 pub(crate) mod part;
 pub(crate) mod process;
 pub(crate) mod processes;
+pub(crate) mod session;
 pub(crate) mod token;
 
 use std::future::Future;
