@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -53,6 +53,7 @@ pub(crate) struct Seen {
 /// A whole request, as the API server got it.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrived {
+    pub(crate) method: Method,
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -87,13 +88,12 @@ impl Ground {
 
     /// A target whose name tells it from those of other cases.
     pub(crate) fn path(&self, case: &str) -> String {
-        format!("/c1/api/v1/namespaces/{case}/configmaps")
+        path(case)
     }
 
     /// Requests of `case` that the API server has seen, whole or not.
     pub(crate) fn reached(&self, case: &str) -> usize {
-        let begun = self.seen.begun.lock().unwrap();
-        begun.iter().filter(|target| is_of(target, case)).count()
+        self.seen.reached(case)
     }
 
     /// Requests of `case` that came to the API server as a whole.
@@ -103,8 +103,7 @@ impl Ground {
 
     /// What [`Ground::complete`] counts.
     pub(crate) fn arrived(&self, case: &str) -> Vec<Arrived> {
-        let complete = self.seen.complete.lock().unwrap();
-        complete.iter().filter(|arrived| is_of(&arrived.target, case)).cloned().collect()
+        self.seen.arrived(case)
     }
 
     /// A well-behaved client with a good token.
@@ -133,6 +132,27 @@ impl Ground {
         })
         .await;
     }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// What [`Ground::reached`] counts.
+    pub(crate) fn reached(&self, case: &str) -> usize {
+        let begun = self.begun.lock().unwrap();
+        begun.iter().filter(|target| is_of(target, case)).count()
+    }
+
+    /// What [`Ground::arrived`] returns.
+    pub(crate) fn arrived(&self, case: &str) -> Vec<Arrived> {
+        let complete = self.complete.lock().unwrap();
+        complete.iter().filter(|arrived| is_of(&arrived.target, case)).cloned().collect()
+    }
+}
+
+/// What [`Ground::path`] returns.
+pub(crate) fn path(case: &str) -> String {
+    format!("/c1/api/v1/namespaces/{case}/configmaps")
 }
 
 fn is_of(target: &str, case: &str) -> bool {
@@ -198,7 +218,8 @@ async fn serve_api(signer: &SigningKey, directory: &Path, seen: Arc<Seen>) -> Pa
     part
 }
 
-async fn answer(request: Request<Incoming>, jwks: &str, seen: &Seen) -> Response<Body> {
+/// Writes a request down in `seen`, and answers it.
+pub(crate) async fn answer(request: Request<Incoming>, jwks: &str, seen: &Seen) -> Response<Body> {
     let target = request.uri().path_and_query().unwrap().as_str().to_owned();
     seen.begun.lock().unwrap().push(target.clone());
     if target.contains("watch=true") {
@@ -209,8 +230,8 @@ async fn answer(request: Request<Incoming>, jwks: &str, seen: &Seen) -> Response
     let (parts, body) = request.into_parts();
     if let Ok(body) = body.collect().await {
         let trailers = body.trailers().cloned();
-        let (headers, body) = (parts.headers, body.to_bytes());
-        let arrived = Arrived { target: target.clone(), headers, body, trailers };
+        let (method, headers, body) = (parts.method, parts.headers, body.to_bytes());
+        let arrived = Arrived { method, target: target.clone(), headers, body, trailers };
         seen.complete.lock().unwrap().push(arrived);
     }
     match target.as_str() {

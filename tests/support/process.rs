@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::eventually;
 
-/// A running `cluster-proxy`. Killed when it is dropped.
+/// A running `cluster-proxy`, or another program. Killed when it is dropped.
 pub(crate) struct Process {
     name: String,
     log: PathBuf,
@@ -38,7 +38,8 @@ impl Process {
         Self::spawn(name, directory, command)
     }
 
-    fn spawn(name: &str, directory: &Path, mut command: Command) -> Self {
+    /// Starts another program in the same way.
+    pub(crate) fn spawn(name: &str, directory: &Path, mut command: Command) -> Self {
         let log = directory.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).unwrap();
         let begins = usize::try_from(output.metadata().unwrap().len()).unwrap();

@@ -6,33 +6,34 @@ use crate::ground::Ground;
 use crate::support::PATIENCE;
 use crate::support::eventually;
 
-#[tokio::test]
-async fn s12_s16_a_body_is_a_body() {
-    let ground = Ground::start().await;
-    const HIDDEN: &str = "GET /c1/api/v1/hidden HTTP/1.1\r\nHost: h\r\n\r\n";
+pub(super) fn bodies() -> Vec<Entry> {
+    const HIDDEN: &str =
+        "GET /c1/api/v1/namespaces/s12-smuggled/configmaps HTTP/1.1\r\nHost: h\r\n\r\n";
     let trailers =
         "Authorization: Bearer x\r\nImpersonate-User: admin\r\nContent-Length: 9\r\nX-A: 1\r\n";
     let length = HIDDEN.len();
-    run(
-        &ground,
-        &[
-            Entry {
-                case: 12,
-                attack: get(&format!("Content-Length: {length}\r\n\r\n{HIDDEN}")),
-                want: Want::One(HIDDEN),
-                paired: get("\r\n"),
-            },
-            Entry {
-                case: 16,
-                attack: post(&format!(
-                    "Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
-                )),
-                want: Want::One("hello"),
-                paired: post("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
-            },
-        ],
-    )
-    .await;
+    vec![
+        Entry {
+            case: 12,
+            attack: get(&format!("Content-Length: {length}\r\n\r\n{HIDDEN}")),
+            want: Want::One(HIDDEN),
+            paired: get("\r\n"),
+        },
+        Entry {
+            case: 16,
+            attack: post(&format!(
+                "Transfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
+            )),
+            want: Want::One("hello"),
+            paired: post("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        },
+    ]
+}
+
+#[tokio::test]
+async fn s12_s16_a_body_is_a_body() {
+    let ground = Ground::start().await;
+    run(&ground, &bodies()).await;
     let arrived = ground.arrived("s16-1").remove(0);
     assert_eq!(arrived.headers["authorization"], ground.bearer.as_str());
     for name in ["impersonate-user", "x-a", "trailer"] {

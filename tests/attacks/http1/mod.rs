@@ -5,8 +5,10 @@
 //! `Authorization` value for it.
 
 mod bodies;
+mod differences;
 mod framing;
 mod lines;
+mod second;
 mod wire;
 
 use std::panic::AssertUnwindSafe;
@@ -14,9 +16,10 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt as _;
 
 use self::wire::{Answer, Wire};
-use crate::ground::{Arrived, Ground};
+use crate::ground::{Arrived, Ground, path};
 
 /// One attack.
+#[derive(Clone)]
 pub(crate) struct Entry {
     /// Number in the list of attacks.
     pub(crate) case: u32,
@@ -55,13 +58,22 @@ pub(crate) async fn run(ground: &Ground, entries: &[Entry]) {
     assert!(failed.is_empty(), "{failed:?}: see above");
 }
 
+/// What came back on one connection.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// To the attack, then to the canary.
+    pub(crate) answers: Vec<Answer>,
+    /// What followed until the connection ended.
+    pub(crate) rest: Vec<u8>,
+}
+
 async fn check(ground: &Ground, entry: &Entry, name: &str) {
     let shown = format!("{name}: {:?}", entry.attack);
-    let answers = exchange(ground, &entry.attack, name).await;
+    let answers = ours(ground, &entry.attack, name).await;
     judge(ground, entry.want, name, &answers, &shown);
 
     let paired = format!("{name}-paired");
-    let answers = exchange(ground, &entry.paired, &paired).await;
+    let answers = ours(ground, &entry.paired, &paired).await;
     let shown = format!("{paired}: {:?}", entry.paired);
     assert_eq!(answers.first().map(|answer| answer.status), Some(200), "{shown}: {answers:?}");
     assert_eq!((ground.reached(&paired), ground.complete(&paired)), (1, 1), "{shown}");
@@ -69,29 +81,39 @@ async fn check(ground: &Ground, entry: &Entry, name: &str) {
     judge(ground, entry.want, name, &[], &shown);
 }
 
-/// Sends `bytes`, then an innocent request if the connection lets it. Whatever a body hid would be
-/// answered in between.
-async fn exchange(ground: &Ground, bytes: &str, name: &str) -> Vec<Answer> {
-    let mut wire = Wire::start(ground).await;
-    wire.send(&fill(bytes, &ground.path(name), &ground.bearer)).await;
-    let mut answers = Vec::new();
-    match wire.answer().await {
-        Some(answer) => answers.push(answer),
-        None => return answers,
+/// An exchange with our front, after which every answer belongs to its request.
+async fn ours(ground: &Ground, bytes: &str, name: &str) -> Vec<Answer> {
+    let Exchange { answers, rest } =
+        exchange(Wire::start(ground).await, bytes, name, &ground.bearer).await;
+    assert_eq!(rest, b"", "{name}: after {answers:?}");
+    if let Some(answer) = answers.get(1) {
+        assert_eq!(answer.status, 200, "{name}: out of step: {answer:?}");
+        assert!(in_step(&ground.arrived(&canary(name))), "{name}: out of step");
     }
-    if answers[0].is_last() {
-        assert_eq!(wire.rest().await, b"", "{name}: after {:?}", answers[0]);
-        return answers;
-    }
-    let canary = format!("{name}-canary");
-    wire.send(&fill(CANARY, &ground.path(&canary), &ground.bearer)).await;
-    // A body that broke ends the connection after its answer, unannounced.
-    let Some(answer) = wire.answer().await else { return answers };
-    assert_eq!(answer.status, 200, "{name}: out of step: {answer:?}");
-    assert_eq!(wire.rest().await, b"", "{name}");
-    assert_eq!(ground.complete(&canary), 1, "{name}: out of step");
-    answers.push(answer);
     answers
+}
+
+/// Sends `bytes`, then an innocent request if the connection lets it: the canary. Whatever a body
+/// hid would be answered in between. A body that broke ends the connection after its answer,
+/// unannounced.
+pub(crate) async fn exchange(mut wire: Wire, bytes: &str, name: &str, bearer: &str) -> Exchange {
+    wire.send(&fill(bytes, &path(name), bearer)).await;
+    let mut answers = Vec::from_iter(wire.answer().await);
+    if answers.first().is_some_and(|answer| !answer.is_last()) {
+        wire.send(&fill(CANARY, &path(&canary(name)), bearer)).await;
+        answers.extend(wire.answer().await);
+    }
+    Exchange { answers, rest: wire.rest().await }
+}
+
+/// The canary of `name` in a list of requests.
+pub(crate) fn canary(name: &str) -> String {
+    format!("{name}-canary")
+}
+
+/// Whether a canary arrived once, and as it was sent.
+pub(crate) fn in_step(arrived: &[Arrived]) -> bool {
+    matches!(arrived, [canary] if canary.method == "GET")
 }
 
 /// `answers` is empty when only the far end is looked at.
