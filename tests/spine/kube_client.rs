@@ -124,3 +124,30 @@ async fn logs_and_watches_stream() {
     let event = within("it is deleted", PATIENCE, events.try_next()).await.unwrap();
     assert!(matches!(event, Some(WatchEvent::Deleted(_))), "{event:?}");
 }
+
+#[tokio::test]
+async fn port_forward_carries_bytes_to_each_port() {
+    let world = World::start().await;
+    let pods: Api<Pod> = Api::default_namespaced(client(&world).await);
+    let mut forward = pods.portforward("hello", &[7, 8080, 81]).await.unwrap();
+    let why = within("a reason", PATIENCE, forward.take_error(81).unwrap()).await;
+    assert!(why.is_some_and(|why| why.contains("connection refused")));
+    let mut web = forward.take_stream(8080).unwrap();
+    web.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+    let mut line = String::new();
+    let mut lines = tokio::io::BufReader::new(&mut web);
+    let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line);
+    within("a line", PATIENCE, read).await.unwrap();
+    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    // Far more than any buffer on the way, while the other port is open.
+    let (mut reading, mut writing) = tokio::io::split(forward.take_stream(7).unwrap());
+    let sent: Vec<u8> = (0..4_000_037u32).map(|at| at.to_le_bytes()[0]).collect();
+    let mut got = vec![0; sent.len()];
+    let both = async {
+        tokio::try_join!(writing.write_all(&sent), reading.read_exact(&mut got)).unwrap();
+    };
+    within("the echo", PATIENCE, both).await;
+    assert!(got == sent);
+    drop((web, reading, writing));
+    within("the end", PATIENCE, forward.join()).await.unwrap();
+}

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::Version;
-use super::options::RemoteOptions;
-use super::session::{Session, Work};
+use super::options::{self, RemoteOptions};
+use super::session::{GOODBYE, Session, Work};
 use super::upgrade::{self, Carrier, Protocol};
-use super::{Shared, forward, remote, websocket};
+use super::{Shared, forward, ports, remote, websocket};
 use crate::miniapi::response::{Body, MiniStatus};
 
 /// A Pod, or one of its containers.
@@ -37,7 +40,7 @@ pub(super) fn exec<B>(
     let permit = shared.permit()?;
     let (scratch, ended) = shared.enter(place, options.container.as_deref())?;
     let session = Session { work: Work::Exec(scratch), options, ended: ended.clone() };
-    start(shared, request, permit, ended, move |io| speak(session, protocol, io));
+    start(shared, request, permit, ended, move |io| Box::pin(speak(session, protocol, io)));
     Ok(response)
 }
 
@@ -52,7 +55,7 @@ pub(super) fn attach<B>(
     let permit = shared.permit()?;
     let (log, ended) = shared.main(place, options.container.as_deref())?;
     let session = Session { work: Work::Attach(log), options, ended: ended.clone() };
-    start(shared, request, permit, ended, move |io| speak(session, protocol, io));
+    start(shared, request, permit, ended, move |io| Box::pin(speak(session, protocol, io)));
     Ok(response)
 }
 
@@ -64,25 +67,33 @@ pub(super) fn port_forward<B>(
 ) -> Result<Response<Body>, MiniStatus> {
     let (protocol, response) =
         upgrade::negotiate(request.method(), request.headers(), &PORT_FORWARD)?;
+    let ports = match protocol {
+        CHANNELS => options::ports(request.uri().query().unwrap_or_default())?,
+        // Each stream says its own.
+        _ => Vec::new(),
+    };
     let permit = shared.permit()?;
     let ended = shared.alive(place)?;
     let pod = Arc::from(place.pod);
-    start(shared, request, permit, ended.clone(), move |io| async move {
-        match protocol.0 {
-            Carrier::Spdy => {
-                let (reader, writer) = tokio::io::split(io);
-                forward::run(reader, writer, pod, ended).await;
+    start(shared, request, permit, ended.clone(), move |io| {
+        Box::pin(async move {
+            match protocol {
+                CHANNELS => ports::run(io, ports, pod, ended).await,
+                (Carrier::Spdy, _) => {
+                    let (reader, writer) = tokio::io::split(io);
+                    forward::run(reader, writer, pod, ended).await;
+                }
+                (Carrier::WebSocket, _) => {
+                    let (reader, writer) = websocket::bytes(io).await;
+                    forward::run(reader, writer, pod, ended).await;
+                }
             }
-            Carrier::WebSocket => {
-                let (reader, writer) = websocket::bytes(io).await;
-                forward::run(reader, writer, pod, ended).await;
-            }
-        }
+        })
     });
     Ok(response)
 }
 
-async fn speak(session: Session, (carrier, name): Protocol, io: TokioIo<Upgraded>) {
+async fn speak(session: Session, (carrier, name): Protocol, io: &mut Connection) {
     match (carrier, Version::of(name)) {
         (Carrier::WebSocket, Some(version)) => websocket::run(session, version, io).await,
         // Version 4 is the newest that SPDY has, and REMOTE offers no other.
@@ -90,17 +101,17 @@ async fn speak(session: Session, (carrier, name): Protocol, io: TokioIo<Upgraded
     }
 }
 
+type Connection = TokioIo<Upgraded>;
+
 /// Runs the session once the connection is ours. Ends with the Pod's token, which the runtime
 /// cancels when it goes.
-fn start<B, F>(
+fn start<B>(
     shared: &Shared,
     mut request: Request<B>,
     permit: OwnedSemaphorePermit,
     ended: CancellationToken,
-    session: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,
-) where
-    F: Future<Output = ()> + Send,
-{
+    session: impl for<'a> FnOnce(&'a mut Connection) -> BoxFuture<'a, ()> + Send + 'static,
+) {
     let upgrade = hyper::upgrade::on(&mut request);
     shared.sessions.spawn(async move {
         let _permit = permit;
@@ -109,7 +120,12 @@ fn start<B, F>(
             () = ended.cancelled() => return,
         };
         match upgraded {
-            Ok(upgraded) => session(TokioIo::new(upgraded)).await,
+            Ok(upgraded) => {
+                let mut io = TokioIo::new(upgraded);
+                session(&mut io).await;
+                // An end that can be told from a broken connection.
+                let _ = timeout(GOODBYE, io.shutdown()).await;
+            }
             Err(error) => tracing::debug!(%error, "an upgrade failed"),
         }
     });
@@ -121,7 +137,11 @@ const REMOTE: [Protocol; 3] = [
     (Carrier::Spdy, "v4.channel.k8s.io"),
 ];
 
-const PORT_FORWARD: [Protocol; 2] = [
+/// What came before SPDY in WebSockets.
+const CHANNELS: Protocol = (Carrier::WebSocket, "v4.channel.k8s.io");
+
+const PORT_FORWARD: [Protocol; 3] = [
+    CHANNELS,
     // SPDY frames as the bytes of binary messages.
     (Carrier::WebSocket, "SPDY/3.1+portforward.k8s.io"),
     (Carrier::Spdy, "portforward.k8s.io"),

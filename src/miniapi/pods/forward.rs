@@ -50,24 +50,37 @@ struct Half {
 /// Brings together what belongs together; ends with the client.
 async fn pair(accepted: &mut Accepted, pod: &Arc<str>, connections: &mut JoinSet<()>) {
     let mut halves: HashMap<(String, bool), Half> = HashMap::new();
-    while let Some(mut stream) = accepted.recv().await {
+    loop {
+        let stream = tokio::select! {
+            stream = accepted.recv() => stream,
+            request = overdue(&halves) => {
+                if let Some(half) = halves.remove(&request) {
+                    half.stream.reset().await;
+                }
+                continue;
+            }
+        };
+        let Some(stream) = stream else { return };
         // Those that ended give back their place.
         while connections.try_join_next().is_some() {}
-        let now = Instant::now();
-        halves.retain(|_, half| now.duration_since(half.since) < PAIRING);
         let port = stream.header("port").and_then(|port| port.parse::<u16>().ok());
         let is_error = match stream.header("streamtype") {
-            Some("error") => true,
-            Some("data") => false,
-            _ => continue,
+            Some("error") => Some(true),
+            Some("data") => Some(false),
+            _ => None,
         };
-        let (Some(port), Some(request)) = (port, stream.header("requestid")) else {
-            let _ = stream.send.shutdown().await;
+        let (Some(port), Some(is_error), Some(request)) =
+            (port, is_error, stream.header("requestid"))
+        else {
+            stream.reset().await;
             continue;
         };
         let request = request.to_owned();
         let Some(other) = halves.remove(&(request.clone(), !is_error)) else {
-            halves.insert((request, is_error), Half { stream, since: now });
+            let half = Half { stream, since: Instant::now() };
+            if let Some(before) = halves.insert((request, is_error), half) {
+                before.stream.reset().await;
+            }
             continue;
         };
         let (data, error) = if is_error { (other.stream, stream) } else { (stream, other.stream) };
@@ -75,16 +88,22 @@ async fn pair(accepted: &mut Accepted, pod: &Arc<str>, connections: &mut JoinSet
     }
 }
 
+/// Waits until a half has missed its partner for too long, and says whose it is.
+async fn overdue(halves: &HashMap<(String, bool), Half>) -> (String, bool) {
+    match halves.iter().min_by_key(|(_, half)| half.since) {
+        Some((request, half)) => {
+            tokio::time::sleep_until(half.since + PAIRING).await;
+            request.clone()
+        }
+        None => std::future::pending().await,
+    }
+}
+
 async fn connect(port: u16, mut data: Stream, mut error: Stream, pod: Arc<str>) {
     match Service::on(port) {
         Some(service) => service.serve(data.receive, data.send, &pod).await,
         None => {
-            // Starts with the words by which kubectl knows it.
-            let why = format!(
-                "failed to connect to localhost:{port} inside pod {pod}: connection refused; \
-                 its ports are {}",
-                Service::ports()
-            );
+            let why = Service::nothing_on(port, &pod);
             // A client that is gone wants no explanation.
             let _ = error.send.write_all(why.as_bytes()).await;
             let _ = data.send.shutdown().await;

@@ -14,7 +14,8 @@
 //!  connect -> upgrade (which protocol)
 //!     |-- websocket (channel) --+
 //!     |-- remote (spdy) --------+-> session -> process, or attach -> log
-//!     `-- forward (spdy) -> services
+//!     |-- forward (spdy) --+
+//!     `-- ports (channel) -+-> services
 //! ```
 
 mod attach;
@@ -23,6 +24,7 @@ mod connect;
 mod forward;
 mod log;
 mod options;
+mod ports;
 mod process;
 mod remote;
 mod scratch;

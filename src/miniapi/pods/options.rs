@@ -1,8 +1,9 @@
-//! `PodExecOptions` and `PodAttachOptions` from a query string. Pure.
+//! `PodExecOptions`, `PodAttachOptions` and `PodPortForwardOptions` from a query string. Pure.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use super::ports::MAX_PORTS;
 use crate::miniapi::response::MiniStatus;
 use crate::percent;
 
@@ -73,6 +74,28 @@ impl RemoteOptions {
     }
 }
 
+/// The ports of `PodPortForwardOptions`: one or several values, each a list with commas.
+///
+/// # Errors
+/// 400 for no port, for what is none, and for more than [`MAX_PORTS`].
+pub(super) fn ports(query: &str) -> Result<Vec<u16>, MiniStatus> {
+    let mut ports = Vec::new();
+    let values = query.split('&').filter_map(|pair| pair.strip_prefix("ports="));
+    for value in values {
+        let value = String::from_utf8_lossy(&decode(value)?).into_owned();
+        for port in value.split(',') {
+            let parsed = port.parse().ok().filter(|port| *port > 0);
+            let why = || MiniStatus::bad_request(format!("ports: {port:?} is no port"));
+            ports.push(parsed.ok_or_else(why)?);
+        }
+    }
+    match ports.len() {
+        0 => Err(MiniStatus::bad_request("query parameter \"ports\" is required")),
+        1..=MAX_PORTS => Ok(ports),
+        _ => Err(MiniStatus::bad_request(format!("ports: at most {MAX_PORTS}"))),
+    }
+}
+
 /// `%41` and `+` become what they stand for. NUL cannot be part of an argument.
 fn decode(value: &str) -> Result<Vec<u8>, MiniStatus> {
     let decoded = percent::decode_bytes(&value.replace('+', " ")).into_owned();
@@ -122,10 +145,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ports_of_a_query() {
+        let many = vec!["1"; MAX_PORTS].join(",");
+        for (query, wanted) in [
+            ("ports=80", Some(vec![80])),
+            ("&ports=80%2C1234", Some(vec![80, 1234])),
+            ("ports=7&x=y&ports=9,7", Some(vec![7, 9, 7])),
+            (&format!("ports={many}"), Some(vec![1; MAX_PORTS])),
+            (&format!("ports={many},1"), None),
+            ("", None),
+            ("ports=", None),
+            ("ports=0", None),
+            ("ports=65536", None),
+            ("ports=80,", None),
+            ("ports=-1", None),
+            ("ports=%zz", None),
+        ] {
+            assert_eq!(ports(query).ok(), wanted, "{query}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_query_is_parsed_or_refused(query in ".*") {
-            let _ = RemoteOptions::of_exec(&query);
+            let _ = (RemoteOptions::of_exec(&query), ports(&query));
         }
 
         #[test]

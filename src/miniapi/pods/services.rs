@@ -44,9 +44,13 @@ impl Service {
         Self::ALL.into_iter().find(|(known, _)| *known == port).map(|(_, service)| service)
     }
 
-    /// The ports on which something listens, for people.
-    pub(super) fn ports() -> String {
-        Self::ALL.map(|(port, _)| port.to_string()).join(", ")
+    /// Why there is no connection to a port. Starts with the words by which kubectl knows it.
+    pub(super) fn nothing_on(port: u16, pod: &str) -> String {
+        let ports = Self::ALL.map(|(port, _)| port.to_string()).join(", ");
+        format!(
+            "failed to connect to localhost:{port} inside pod {pod}: connection refused; \
+             its ports are {ports}"
+        )
     }
 
     /// Serves one connection to its end.

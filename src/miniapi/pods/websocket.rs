@@ -30,15 +30,23 @@ where
     };
     let goodbye = async {
         to_client.send(channel::verdict(&status)).await?;
-        // Without a code, kubectl takes the end for a failure.
-        let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-        to_client.0.send(Message::Close(Some(frame))).await.map_err(|_| Left)?;
-        // Closing with bytes unread would reset the connection under the client, verdict and all.
-        while from_client.next().await.is_some_and(|message| message.is_ok()) {}
-        Ok::<_, Left>(())
+        close(&mut to_client.0, &mut from_client).await
     };
     // A client that does not read has no claim on our time.
     let _ = timeout(GOODBYE, goodbye).await;
+}
+
+/// Ends a WebSocket in good order: says so, and waits for the client to leave.
+pub(super) async fn close(
+    to_client: &mut (impl Sink<Message> + Unpin),
+    from_client: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
+) -> Result<(), Left> {
+    // Without a code, kubectl takes the end for a failure.
+    let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+    to_client.send(Message::Close(Some(frame))).await.map_err(|_| Left)?;
+    // Closing with bytes unread would reset the connection under the client, last words and all.
+    while from_client.next().await.is_some_and(|message| message.is_ok()) {}
+    Ok(())
 }
 
 /// A connection whose binary messages are a stream of bytes.
@@ -62,7 +70,8 @@ where
     (StreamReader::new(binary), SinkWriter::new(CopyToBytes::new(messages)))
 }
 
-async fn socket<IO>(io: IO) -> WebSocketStream<IO>
+/// The server's side of a WebSocket whose handshake is done.
+pub(super) async fn socket<IO>(io: IO) -> WebSocketStream<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {

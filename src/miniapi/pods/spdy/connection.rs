@@ -118,7 +118,8 @@ impl Table {
         }
     }
 
-    fn reset(&self, id: u32) {
+    /// Both halves are closed.
+    pub(super) fn reset(&self, id: u32) {
         if let Some(entry) = self.streams().remove(&id) {
             entry.broken.store(true, Ordering::Release);
         }

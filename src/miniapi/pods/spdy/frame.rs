@@ -199,6 +199,9 @@ pub(super) const PROTOCOL_ERROR: u32 = 1;
 /// Status of RST_STREAM: nothing was done with the stream.
 pub(super) const REFUSED_STREAM: u32 = 3;
 
+/// Nobody wants the stream any more.
+pub(super) const CANCEL: u32 = 5;
+
 /// Bytes of data that are handled at once.
 pub(super) const MAX_PIECE: usize = 16 << 10;
 

@@ -1,5 +1,6 @@
 //! One stream: bytes in, bytes out.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
 use super::connection::{Outgoing, Table};
-use super::frame::MAX_PIECE;
+use super::frame::{CANCEL, MAX_PIECE};
 use super::headers::Headers;
 
 /// A stream that the client opened and that we have agreed to.
@@ -57,6 +58,16 @@ impl Stream {
         let broken = Arc::clone(broken);
         let send = Send { id, queue: PollSender::new(queue), table, broken, ended: false };
         Self { headers, receive, send }
+    }
+
+    /// Ends both directions at once: the client hears that nobody wants it.
+    pub(in crate::miniapi::pods) async fn reset(mut self) {
+        let Send { id, table, .. } = &self.send;
+        let (id, table) = (*id, table.clone());
+        let queued = poll_fn(|cx| self.send.poll_queue(cx, |id| Outgoing::Reset(id, CANCEL)));
+        // A connection that has ended has no streams.
+        let _ = queued.await;
+        table.reset(id);
     }
 
     /// The value of a header; `name` is in lower case.
