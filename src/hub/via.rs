@@ -74,12 +74,14 @@ mod tests {
     #[test]
     fn what_was_signed_is_known_again_and_by_nobody_else() {
         let (mine, other) = (Pseudonym::random(), Pseudonym::random());
-        for version in [Version::HTTP_11, Version::HTTP_2] {
+        for (version, protocol) in [(Version::HTTP_11, "1.1 "), (Version::HTTP_2, "2 ")] {
             let mut headers = via(&["1.0 fred, 1.1 example.net (Apache)"]);
             assert_eq!(mine.check(&headers), Ok(()));
             other.sign(&mut headers, version);
             assert_eq!(mine.check(&headers), Ok(()), "another hub's way is no loop");
             mine.sign(&mut headers, version);
+            let last = headers.get_all(VIA).iter().next_back().unwrap();
+            assert!(last.to_str().unwrap().starts_with(protocol), "{last:?} over {version:?}");
             assert_eq!(mine.check(&headers), Err(Loop));
             assert_eq!(other.check(&headers), Err(Loop));
             assert_eq!(headers.get_all(VIA).iter().count(), 3, "what others wrote stays");
