@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::crd;
+use super::ephemeral;
 use super::object;
 use super::resources::Resource;
 use super::response::MiniStatus;
@@ -54,6 +55,7 @@ pub(super) fn prepare(resource: &Resource, object: &mut Value) -> Result<(), Min
             object["status"] = json!({"phase": "Active"});
         }
         "pods" => {
+            ephemeral::unchanged(object, None)?;
             pod_defaults(object)?;
             object["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"});
         }
@@ -154,7 +156,12 @@ fn pod_defaults(pod: &mut Value) -> Result<(), MiniStatus> {
     {
         return Err(MiniStatus::invalid("Pod", &name, "spec.containers: Required value"));
     }
-    let spec = &mut pod["spec"];
+    spec_defaults(&mut pod["spec"]);
+    Ok(())
+}
+
+/// Fills in what every Pod has in its `spec`.
+pub(super) fn spec_defaults(spec: &mut Value) {
     for (field, value) in [
         ("restartPolicy", json!("Always")),
         ("dnsPolicy", json!("ClusterFirst")),
@@ -165,13 +172,15 @@ fn pod_defaults(pod: &mut Value) -> Result<(), MiniStatus> {
     ] {
         default(spec, field, value);
     }
-    for container in spec["containers"].as_array_mut().into_iter().flatten() {
-        default(container, "imagePullPolicy", json!("IfNotPresent"));
-        default(container, "resources", json!({}));
-        default(container, "terminationMessagePath", json!("/dev/termination-log"));
-        default(container, "terminationMessagePolicy", json!("File"));
-    }
-    Ok(())
+    spec["containers"].as_array_mut().into_iter().flatten().for_each(container_defaults);
+}
+
+/// Fills in what every container of a Pod has.
+pub(super) fn container_defaults(container: &mut Value) {
+    default(container, "imagePullPolicy", json!("IfNotPresent"));
+    default(container, "resources", json!({}));
+    default(container, "terminationMessagePath", json!("/dev/termination-log"));
+    default(container, "terminationMessagePolicy", json!("File"));
 }
 
 fn string_data(secret: &mut Value) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
+use super::ephemeral;
 use super::object;
 use super::store::{Change, Key, Mode};
 use crate::drain::Drain;
@@ -41,6 +42,8 @@ fn follow(cluster: &Cluster, change: &Change) {
         cluster.pods.stop(&change.key.namespace, &change.key.name);
     } else if change.previous.is_none() {
         start(cluster, &change.object);
+    } else {
+        debug(cluster, &change.object);
     }
 }
 
@@ -54,6 +57,30 @@ fn start(cluster: &Cluster, pod: &Value) {
     let key = Key::new("", "pods", namespace, name);
     // It may be gone already; then there is nothing to report.
     let _ = cluster.store.modify(&key, Mode::Commit, |current| Ok(running(current, &node)));
+    debug(cluster, pod);
+}
+
+/// Starts the ephemeral containers that do not run yet.
+fn debug(cluster: &Cluster, pod: &Value) {
+    let (namespace, name) = (object::namespace(pod), object::name(pod));
+    let started =
+        |pod: &Value| pod["status"]["ephemeralContainerStatuses"].as_array().map_or(0, Vec::len);
+    if ephemeral::of(pod).len() == started(pod) {
+        return;
+    }
+    for container in ephemeral::of(pod) {
+        cluster.pods.debug(namespace, name, object::text(container, "/name"));
+    }
+    let key = Key::new("", "pods", namespace, name);
+    let _ = cluster.store.modify(&key, Mode::Commit, |current| {
+        let mut pod = current.clone();
+        let statuses = current["status"]["ephemeralContainerStatuses"].as_array();
+        let mut statuses = statuses.cloned().unwrap_or_default();
+        let new = ephemeral::of(current).iter().skip(statuses.len());
+        statuses.extend(new.map(|container| status(current, container)));
+        pod["status"]["ephemeralContainerStatuses"] = statuses.into();
+        Ok(pod)
+    });
 }
 
 fn running(current: &Value, node: &str) -> Value {
@@ -65,16 +92,7 @@ fn running(current: &Value, node: &str) -> Value {
     let ready = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": now});
     let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(ready);
     let containers = current["spec"]["containers"].as_array().into_iter().flatten();
-    let containers: Vec<Value> = containers
-        .map(|container| {
-            json!({
-                "name": container["name"], "image": container["image"], "imageID": "",
-                "containerID": format!("miniapi://{}", object::uid(current)),
-                "ready": true, "started": true, "restartCount": 0,
-                "state": {"running": {"startedAt": now}}, "lastState": {},
-            })
-        })
-        .collect();
+    let containers: Vec<Value> = containers.map(|container| status(current, container)).collect();
     pod["spec"]["nodeName"] = node.into();
     pod["status"] = json!({
         "phase": "Running",
@@ -87,4 +105,14 @@ fn running(current: &Value, node: &str) -> Value {
         "containerStatuses": containers,
     });
     pod
+}
+
+/// A container that runs from now on.
+fn status(pod: &Value, container: &Value) -> Value {
+    json!({
+        "name": container["name"], "image": container["image"], "imageID": "",
+        "containerID": format!("miniapi://{}", object::uid(pod)),
+        "ready": true, "started": true, "restartCount": 0,
+        "state": {"running": {"startedAt": object::now()}}, "lastState": {},
+    })
 }

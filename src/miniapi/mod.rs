@@ -16,6 +16,7 @@ mod auth;
 mod cluster;
 mod crd;
 mod discovery;
+mod ephemeral;
 mod files;
 mod handlers;
 mod kubelet;

@@ -32,12 +32,12 @@ pub(super) fn seed(cluster: &Cluster) {
     cluster.ensure(&Key::new("", "services", "default", "kubernetes"), service);
     for (namespace, name) in PODS {
         let labels = json!({ "app": name });
-        let pod = json!({
+        let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"labels": labels},
-            "spec": {"containers": [{"name": name, "image": format!("example.com/{name}:1")}],
-                "restartPolicy": "Always", "serviceAccountName": "default"},
+            "spec": {"containers": [{"name": name, "image": format!("example.com/{name}:1")}]},
             "status": {"phase": "Pending"},
         });
+        admission::spec_defaults(&mut pod["spec"]);
         cluster.ensure(&Key::new("", "pods", namespace, name), pod);
     }
     let key = Key::new("apps", "deployments", "default", "web");

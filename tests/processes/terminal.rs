@@ -8,7 +8,7 @@ use crate::streams::Way;
 use crate::support::{PATIENCE, within};
 
 /// What a person sees and types.
-struct Terminal {
+pub(crate) struct Terminal {
     screen: pty_process::OwnedReadPty,
     keys: OwnedWritePty,
     seen: Vec<u8>,
@@ -18,7 +18,7 @@ struct Terminal {
 
 impl Terminal {
     /// Runs a command in a terminal of its own.
-    fn run(command: std::process::Command, size: Size) -> (Self, tokio::process::Child) {
+    pub(crate) fn run(command: std::process::Command, size: Size) -> (Self, tokio::process::Child) {
         let (terminal, other_end) = pty_process::open().unwrap();
         terminal.resize(size).unwrap();
         let command = inherits_nothing(command).kill_on_drop(true);
@@ -27,12 +27,13 @@ impl Terminal {
         (Self { screen, keys, seen: Vec::new() }, child)
     }
 
-    async fn press(&mut self, keys: &str) {
+    /// Types.
+    pub(crate) async fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).await.unwrap();
     }
 
     /// Waits until `text` is on the screen, after what was waited for before.
-    async fn shows(&mut self, text: &str, how: &str) {
+    pub(crate) async fn shows(&mut self, text: &str, how: &str) {
         let shown = async {
             loop {
                 let seen = String::from_utf8_lossy(&self.seen).into_owned();

@@ -30,7 +30,7 @@ pub(super) async fn patch(call: &Call<'_>, aim: &Aim, request: Request<Incoming>
             let patched = call.cluster.store.modify(&key, write::mode(call), |current| {
                 let mut next = change(&patch, current)?;
                 write::check_revision(&key, &next, current)?;
-                next = write::part(aim, next, current);
+                next = write::part(aim, next, current)?;
                 admission::prepare_update(&aim.resource, &mut next, current)?;
                 owners::updated(&aim.resource, Some(current), &mut next, &manager);
                 Ok(next)
@@ -104,7 +104,7 @@ fn server_side_apply(call: &Call<'_>, aim: &Aim, config: Value, manager: &Manage
     let applied = store.modify(&key, mode, |current| {
         write::check_revision(&key, &config, current)?;
         let next = apply::apply(&aim.resource, current, &config, manager, force)?;
-        let mut next = write::part(aim, next, current);
+        let mut next = write::part(aim, next, current)?;
         admission::prepare_update(&aim.resource, &mut next, current)?;
         Ok(next)
     })?;

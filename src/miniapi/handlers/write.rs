@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Aim, Answer, Call, body};
 use crate::miniapi::admission;
+use crate::miniapi::ephemeral;
 use crate::miniapi::object;
 use crate::miniapi::patch::owners::{self, Manager};
 use crate::miniapi::resources::Resource;
@@ -47,7 +48,7 @@ pub(super) async fn update(call: &Call<'_>, aim: &Aim, request: Request<Incoming
     }
     let updated = call.cluster.store.modify(&key, mode(call), |current| {
         check_revision(&key, &next, current)?;
-        let mut next = part(aim, next, current);
+        let mut next = part(aim, next, current)?;
         admission::prepare_update(&aim.resource, &mut next, current)?;
         owners::updated(&aim.resource, Some(current), &mut next, &manager);
         Ok(next)
@@ -116,17 +117,26 @@ pub(super) fn mode(call: &Call<'_>) -> Mode {
 }
 
 /// The next object with only the part changed that the path is about: status, or all but status.
-pub(super) fn part(aim: &Aim, next: Value, current: &Value) -> Value {
+///
+/// # Errors
+/// 422 for a change of a part that other paths are for.
+pub(super) fn part(aim: &Aim, next: Value, current: &Value) -> Result<Value, MiniStatus> {
+    let is_pod = aim.resource.kind == "Pod" && !aim.resource.custom;
     let (mut result, status) = match aim.target.subresource.as_str() {
         "status" => (current.clone(), next.get("status").cloned()),
+        "ephemeralcontainers" => return ephemeral::added(&next, current),
+        _ if is_pod => {
+            ephemeral::unchanged(&next, Some(current))?;
+            (next, current.get("status").cloned())
+        }
         _ if aim.resource.has("status") => (next, current.get("status").cloned()),
-        _ => return next,
+        _ => return Ok(next),
     };
     match status {
         Some(status) => result["status"] = status,
         None => drop(result.as_object_mut().and_then(|object| object.remove("status"))),
     }
-    result
+    Ok(result)
 }
 
 /// Refuses a write that is based on another revision than the current one.

@@ -93,6 +93,8 @@ struct Shared {
 #[derive(Debug)]
 struct Pod {
     containers: Vec<(String, Log)>,
+    /// Those added later, for debugging. Nobody means them without a name.
+    ephemeral: Vec<(String, Log)>,
     ended: CancellationToken,
     /// Made by the first `exec`: most Pods never need a folder.
     scratch: Option<Arc<Scratch>>,
@@ -124,12 +126,23 @@ impl PodRuntime {
                 .iter()
                 .map(|container| (container.clone(), Log::start(name, container)))
                 .collect(),
+            ephemeral: Vec::new(),
             ended: self.shared.ended.child_token(),
             scratch: None,
         };
         let key = (namespace.to_owned(), name.to_owned());
         if let Some(before) = self.shared.pods().insert(key, pod) {
             before.ended.cancel();
+        }
+    }
+
+    /// A container was added to a Pod that runs; one that is there already runs on.
+    pub(crate) fn debug(&self, namespace: &str, name: &str, container: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(pod) = self.shared.pods().get_mut(&key)
+            && pod.ephemeral.iter().all(|(known, _)| known != container)
+        {
+            pod.ephemeral.push((container.to_owned(), Log::start(name, container)));
         }
     }
 
@@ -253,7 +266,10 @@ impl Shared {
 impl Pod {
     fn container(&self, pod: &str, name: Option<&str>) -> Result<(&str, &Log), MiniStatus> {
         let found = match name.filter(|name| !name.is_empty()) {
-            Some(name) => self.containers.iter().find(|(container, _)| container == name),
+            Some(name) => {
+                let mut all = self.containers.iter().chain(&self.ephemeral);
+                all.find(|(container, _)| container == name)
+            }
             None if self.containers.len() == 1 => self.containers.first(),
             None => {
                 let names: Vec<&str> =
