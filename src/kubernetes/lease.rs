@@ -265,7 +265,10 @@ pub async fn while_leading<F: Future<Output = ()>>(
             () = drain.stopping() => return,
         }
         drop(term);
-        sleep(RETRY).await;
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            () = drain.stopping() => return,
+        }
     }
 }
 
@@ -299,4 +302,5 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 const RELEASES: usize = 3;
 
 #[cfg(test)]
+#[cfg(feature = "sandbox")]
 mod tests;
