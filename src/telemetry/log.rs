@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -25,13 +27,19 @@ pub fn start(directives: &str, format: Format) -> Result<(), LogError> {
     let filter = EnvFilter::builder()
         .parse(directives)
         .map_err(|source| LogError::Directives(directives.to_owned(), source.to_string()))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_fit));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match format {
         Format::Text => registry.with(lines.with_ansi(colours())).try_init(),
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
     .map_err(|_| LogError::Twice)
+}
+
+/// Whether an event may be logged at any level: kube quotes whole answers of API servers that it
+/// cannot parse, and those may hold Secrets and tokens.
+fn is_fit(metadata: &Metadata<'_>) -> bool {
+    metadata.target() != "kube_client::client"
 }
 
 /// Why the log could not be started.
@@ -48,4 +56,53 @@ pub enum LogError {
 /// <https://no-color.org>: set and not empty means no colour.
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::Api;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn no_answer_of_an_api_server_is_quoted() {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || written.clone());
+        let registry = tracing_subscriber::registry().with(EnvFilter::new("trace"));
+        let _guard = tracing::subscriber::set_default(registry.with(filter_fn(is_fit)).with(layer));
+
+        // A Secret as a proxy might cut it off.
+        let answer = service_fn(|_: http::Request<kube::client::Body>| async {
+            let body =
+                http_body_util::Full::new(bytes::Bytes::from(r#"{"data": {"token": "hunter2"#));
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        });
+        let secrets: Api<Secret> = Api::default_namespaced(kube::Client::new(answer, "default"));
+        let error = secrets.get("any").await.unwrap_err();
+        tracing::warn!(reason = crate::kubernetes::describe(&error), "failed");
+
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(lines.contains("malformed"), "{lines}");
+        assert!(!lines.contains("hunter2"), "{lines}");
+    }
 }
