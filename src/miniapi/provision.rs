@@ -67,7 +67,8 @@ pub(super) fn ensure_admin(cluster: &Cluster) {
     bind_cluster(cluster, "miniapi-admin", "cluster-admin", subject);
 }
 
-fn ensure_namespace(cluster: &Cluster, name: &str) {
+/// Makes a namespace unless it is there.
+pub(super) fn ensure_namespace(cluster: &Cluster, name: &str) {
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {},
         "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},

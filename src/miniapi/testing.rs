@@ -2,6 +2,7 @@
 //! still until everybody waits for it.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -15,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use tower::Service;
 
-use super::{MiniApi, MiniApiConfig, MiniApiHandle, handlers};
+use super::{MiniApi, MiniApiConfig, MiniApiHandle, handlers, provision};
 use crate::drain::Drain;
 
 /// An API whose clients a test makes.
@@ -32,6 +33,7 @@ pub(crate) struct Wire {
     token: String,
     drain: Drain,
     fault: Arc<Mutex<Fault>>,
+    requests: Arc<AtomicUsize>,
 }
 
 /// What happens to a client's requests.
@@ -70,7 +72,13 @@ impl InMemory {
             token: self.token.clone(),
             drain: self.drain.clone(),
             fault: Arc::new(Mutex::new(Fault::None)),
+            requests: Arc::default(),
         }
+    }
+
+    /// Makes a namespace.
+    pub(crate) fn namespace(&self, name: &str) {
+        provision::ensure_namespace(&self.handle.cluster, name);
     }
 }
 
@@ -93,7 +101,13 @@ impl Wire {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
+    /// How many were sent.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     async fn exchange(self, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match fault {
             Fault::None | Fault::AnswerLost => {}

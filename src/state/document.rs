@@ -84,6 +84,9 @@ pub enum Expected {
     Version(Version),
 }
 
+/// The enrolments of a store, each by its cluster.
+pub type Enrolments = Vec<(ClusterName, Result<Bytes, StateError>)>;
+
 /// A home of documents.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Reads one document; `None` when it does not exist.
@@ -103,11 +106,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Deletes one document. Deleting what is not there is a success.
     fn delete<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<(), StateError>>;
 
-    /// Names of all clusters that have an [`Document::Enrolment`].
-    fn enrolled(&self) -> BoxFuture<'_, Result<Vec<ClusterName>, StateError>>;
+    /// Every [`Document::Enrolment`]. One that cannot be read takes no other with it.
+    fn enrolments(&self) -> BoxFuture<'_, Result<Enrolments, StateError>>;
 
     /// A cheap mark that moves whenever an enrolment is written or deleted, so that a caller who
-    /// asks every second need not read all of them. `None` when the store cannot tell.
+    /// asks every second need not read all of them; while it stands still, what was read is current.
+    /// `None` when the store cannot tell.
     fn enrolments_mark(&self) -> BoxFuture<'_, Result<Option<String>, StateError>> {
         Box::pin(std::future::ready(Ok(None)))
     }
@@ -137,6 +141,18 @@ pub enum StateError {
         document: String,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// The API server that is the home did not do what it was asked for.
+    #[error("cannot {action} {document}: {reason}")]
+    Api {
+        /// `read`, `write`, `delete` or `list`.
+        action: &'static str,
+        /// Kind, namespace and name.
+        document: String,
+        /// What it said, or how it could not be reached.
+        reason: String,
+        /// Whether the same request may be sent again: it may succeed later, and cannot be done twice.
+        retry_is_safe: bool,
     },
     /// The document is there and is not what it should be.
     #[error("{document} is damaged: {reason}")]

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{Document, Expected, Registration, Replica, StateError, Store};
 use crate::name::ClusterName;
@@ -60,7 +59,6 @@ pub struct State {
 #[derive(Debug)]
 struct Recent {
     mark: String,
-    read_at: Instant,
     enrolments: BTreeMap<ClusterName, Enrolment>,
 }
 
@@ -88,7 +86,7 @@ impl State {
     /// Lists this hub process as living, until the registration is dropped or the process dies.
     ///
     /// # Errors
-    /// [`StateError::Io`] when the state cannot be written.
+    /// When the state cannot be written.
     pub async fn register(&self, replica: Replica) -> Result<Box<dyn Registration>, StateError> {
         self.store.register(replica).await
     }
@@ -98,25 +96,22 @@ impl State {
         self.store.replicas().await
     }
 
-    /// Every enrolment. Cheap to ask for every second: files are read again only after a change,
-    /// and every [`READ_AGAIN`] in case somebody edited one in place.
+    /// Every enrolment. Cheap to ask for every second: they are read again only after a change.
     pub async fn enrolments(&self) -> Result<BTreeMap<ClusterName, Enrolment>, StateError> {
         // The mark is taken before the reading: a change in between moves the next mark.
         let mark = self.store.enrolments_mark().await?;
         if let Some(known) = &*self.recent.lock().unwrap_or_else(PoisonError::into_inner)
             && mark.as_ref() == Some(&known.mark)
-            && known.read_at.elapsed() < READ_AGAIN
         {
             return Ok(known.enrolments.clone());
         }
         let mut enrolments = BTreeMap::new();
-        for cluster in self.store.enrolled().await? {
-            match self.enrolment(&cluster).await {
-                Ok(Some(enrolment)) => {
+        for (cluster, contents) in self.store.enrolments().await? {
+            let document = Document::Enrolment(cluster.clone());
+            match contents.and_then(|contents| parse(&document, &contents)) {
+                Ok(enrolment) => {
                     enrolments.insert(cluster, enrolment);
                 }
-                // Removed since the listing: not enrolled.
-                Ok(None) => {}
                 // One damaged document must not keep the others from being served or revoked, and
                 // whom it names is not served on a guess.
                 Err(StateError::Damaged { document, reason }) => {
@@ -125,11 +120,8 @@ impl State {
                 Err(error) => return Err(error),
             }
         }
-        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = mark.map(|mark| Recent {
-            mark,
-            read_at: Instant::now(),
-            enrolments: enrolments.clone(),
-        });
+        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =
+            mark.map(|mark| Recent { mark, enrolments: enrolments.clone() });
         Ok(enrolments)
     }
 
@@ -269,9 +261,6 @@ fn parse<D: DeserializeOwned>(document: &Document, contents: &[u8]) -> Result<D,
         ),
     })
 }
-
-/// Longest time for which an edit that bypassed the store stays unseen.
-const READ_AGAIN: Duration = Duration::from_secs(5);
 
 /// Writers that meet this often have another problem than each other.
 const ATTEMPTS: usize = 32;

@@ -26,7 +26,7 @@ async fn pki_join_hub_agent_kubeconfig_revoke() {
     }
     let listed = run(directory, &["clusters", "list", "--dir", "hub"]);
     assert!(listed.contains("c1") && listed.contains("c2"), "{listed}");
-    let metrics = crate::support::fleet::plain_get(addresses.admin.parse().unwrap(), "/metrics");
+    let metrics = crate::support::client::plain_get(addresses.admin.parse().unwrap(), "/metrics");
     assert!(metrics.await.unwrap().contains("# TYPE"));
 
     let file = |name: &str| directory.join(format!("{name}.user.kubeconfig"));

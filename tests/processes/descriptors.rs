@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::support::client::empty;
-use crate::support::fleet::plain_get;
+use crate::support::client::plain_get;
 use crate::support::processes::Pair;
 use crate::support::{PATIENCE, within};
 

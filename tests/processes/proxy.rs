@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fleet::{CLUSTERS, Fleet};
 use crate::streams::Running;
-use crate::support::fleet::plain_get;
+use crate::support::client::plain_get;
 use crate::support::process::Kubectl;
 use crate::support::{PATIENCE, within};
 

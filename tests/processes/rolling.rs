@@ -18,8 +18,8 @@ use cluster_proxy::state::{FolderStore, State};
 
 use crate::support::api::FakeApi;
 use crate::support::balancer::Balancer;
+use crate::support::client::plain_get;
 use crate::support::client::{Client, empty};
-use crate::support::fleet::plain_get;
 use crate::support::load::Load;
 use crate::support::process::{Process, fails, free_port, run, signal};
 use crate::support::processes::enrol;

@@ -4,6 +4,8 @@
 
 mod budgets;
 mod drains;
+#[cfg(feature = "sandbox")]
+mod homes;
 mod hosts;
 #[cfg(feature = "sandbox")]
 mod kube_client;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::fleet::plain_get;
+use super::client::plain_get;
 use super::part::Part;
 
 /// One address in front of several. Connections that run outlive a change of the backends.

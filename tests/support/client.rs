@@ -158,6 +158,16 @@ impl Answer {
     }
 }
 
+/// `GET path` over plain HTTP.
+pub(crate) async fn plain_get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", address.to_string()).body(empty())?;
+    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8(body.to_vec())?)
+}
+
 pub(crate) fn empty() -> Body {
     Empty::new().boxed()
 }

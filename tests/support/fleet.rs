@@ -21,7 +21,7 @@ use cluster_proxy::pki::{authorities, ca, credentials, token};
 use cluster_proxy::state::{FolderStore, State};
 
 use super::api::FakeApi;
-use super::client::Client;
+use super::client::{Client, plain_get};
 use super::part::Part;
 use super::{PATIENCE, eventually};
 
@@ -88,7 +88,15 @@ impl Fleet {
     pub(crate) async fn limited(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = FolderStore::open(dir.path().join("hub")).unwrap();
-        let state = State::new(Arc::new(store));
+        Self::of(State::new(Arc::new(store)), limits, dir).await
+    }
+
+    /// A hub on this state, which is empty.
+    pub(crate) async fn on(state: State) -> Self {
+        Self::of(state, Limits::default(), tempfile::tempdir().unwrap()).await
+    }
+
+    async fn of(state: State, limits: Limits, dir: TempDir) -> Self {
         authorities::init(&state, &["localhost".to_owned(), "127.0.0.1".to_owned()]).await.unwrap();
         let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -193,10 +201,15 @@ impl RunningHub {
 
     /// Another hub on the same state, started.
     pub(crate) async fn beside(&self) -> Self {
+        self.beside_on(State::new(Arc::clone(self.state.store()))).await
+    }
+
+    /// Another hub, started, with a way of its own to the same state.
+    pub(crate) async fn beside_on(&self, state: State) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut other = Self {
             addresses: Addresses { user: any, agents: any, admin: any },
-            state: State::new(Arc::clone(self.state.store())),
+            state,
             ca_pem: self.ca_pem.clone(),
             access_log: self.access_log.clone(),
             limits: self.limits.clone(),
@@ -371,18 +384,6 @@ impl RunningAgent {
     pub(crate) fn kill(self) {
         self.part.kill();
     }
-}
-
-/// `GET path` over plain HTTP.
-pub(crate) async fn plain_get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    use http_body_util::BodyExt as _;
-    let stream = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    tokio::spawn(connection);
-    let request =
-        http::Request::get(path).header("host", address.to_string()).body(super::client::empty())?;
-    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
-    Ok(String::from_utf8(body.to_vec())?)
 }
 
 /// Short, so that a test can wait for it; far above what loopback needs.

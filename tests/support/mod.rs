@@ -9,6 +9,9 @@ pub(crate) mod balancer;
 pub(crate) mod bodies;
 pub(crate) mod client;
 pub(crate) mod fleet;
+pub(crate) mod homes;
+#[cfg(feature = "sandbox")]
+pub(crate) mod hub_api;
 pub(crate) mod load;
 pub(crate) mod part;
 pub(crate) mod process;

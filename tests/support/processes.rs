@@ -13,7 +13,7 @@ use cluster_proxy::state::{FolderStore, State};
 
 use super::api::FakeApi;
 use super::client::Client;
-use super::fleet::plain_get;
+use super::client::plain_get;
 use super::process::{Process, free_port};
 use super::{PATIENCE, eventually};
 

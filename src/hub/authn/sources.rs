@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -68,12 +68,19 @@ impl Sources {
         let Parts { clock, state, fleet, spokes, hub_api, metrics } = parts;
         let ownership = Ownership::load(state.clone()).await?;
         let mut kept = HashMap::new();
-        for name in state.store().enrolled().await? {
-            if let Some(set) = read_kept(&state, &Document::KeySet(name.clone())).await? {
+        let mut reads = stream::iter(state.enrolments().await?.into_keys())
+            .map(|name| async {
+                let set = read_kept(&state, &Document::KeySet(name.clone())).await;
+                set.map(|set| set.map(|set| (name, set)))
+            })
+            .buffer_unordered(READS_AT_ONCE);
+        while let Some(found) = reads.try_next().await? {
+            if let Some((name, set)) = found {
                 metrics.kept(name.as_str(), set.read_at);
                 kept.insert(name, set);
             }
         }
+        drop(reads);
         let hub = hub_api.as_ref().map(|_| Arc::new(KeySet::new(Owner::Hub)));
         if let Some(hub) = &hub
             && let Some(set) = read_kept(&state, &Document::HubKeySet).await?
@@ -261,3 +268,6 @@ async fn read_kept(state: &State, document: &Document) -> Result<Option<Kept>, S
         kept => kept,
     }
 }
+
+/// Kept key sets that are read at once when the hub starts.
+const READS_AT_ONCE: usize = 16;

@@ -1,0 +1,62 @@
+//! The API server of the hub's own cluster: an in-memory one, over TLS.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use tokio::sync::oneshot;
+
+use cluster_proxy::drain::Drain;
+use cluster_proxy::kubernetes::{self, ApiServer, Credentials};
+use cluster_proxy::miniapi::{MiniApi, MiniApiConfig, provision};
+
+use super::part::Part;
+
+/// It ends when this is dropped.
+pub(crate) struct HubApi {
+    pub(crate) server: ApiServer,
+    kubeconfig: String,
+    _part: Part,
+}
+
+// === impl HubApi ===
+
+impl HubApi {
+    pub(crate) async fn start() -> Self {
+        let (bound, started) = oneshot::channel();
+        let part = Part::start("hub-api", move || async move {
+            let config = MiniApiConfig::new("hub", "127.0.0.1:0".parse().unwrap());
+            let api = MiniApi::bind(config).await.unwrap();
+            let address = api.address();
+            let server = ApiServer {
+                host: address.ip().to_string(),
+                port: address.port(),
+                server_name: address.ip().to_string(),
+                ca_pem: api.ca_pem().into(),
+                ca_file: None,
+                credentials: Credentials::Token(api.admin_token().into()),
+            };
+            assert!(bound.send((server, provision::admin_kubeconfig(&api))).is_ok());
+            api.run(Drain::new()).await;
+        });
+        let (server, kubeconfig) = started.await.unwrap();
+        Self { server, kubeconfig, _part: part }
+    }
+
+    /// A client with all rights.
+    pub(crate) fn client(&self) -> kube::Client {
+        kubernetes::client(&self.server).unwrap()
+    }
+
+    /// One key of a Secret, a text.
+    pub(crate) async fn secret(&self, namespace: &str, name: &str, key: &str) -> String {
+        let secrets: Api<Secret> = Api::namespaced(self.client(), namespace);
+        let mut data = secrets.get(name).await.unwrap().data.unwrap();
+        String::from_utf8(data.remove(key).unwrap().0).unwrap()
+    }
+
+    /// Writes a kubeconfig with all rights.
+    pub(crate) fn write_kubeconfig(&self, file: &Path) {
+        std::fs::write(file, &self.kubeconfig).unwrap();
+    }
+}
