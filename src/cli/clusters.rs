@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::pki::Folder;
+use super::state::StateArgs;
 use super::{Output, print, table};
 use crate::name::ClusterName;
 
@@ -23,7 +23,7 @@ enum ClustersCommand {
     /// Show the enrolled clusters, and how many of the running hubs their agents are connected to
     List {
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
         /// How to write it
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
@@ -33,14 +33,14 @@ enum ClustersCommand {
         /// Name of the cluster
         cluster: ClusterName,
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
     },
     /// The agent's key is lost or stolen: end it within 10 s; only a new join token brings it back
     Revoke {
         /// Name of the cluster
         cluster: ClusterName,
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
     },
 }
 
@@ -62,8 +62,8 @@ struct Listed {
 /// Runs `clusters`.
 pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        ClustersCommand::List { folder, output } => {
-            let state = folder.open()?;
+        ClustersCommand::List { home, output } => {
+            let state = home.open()?;
             let hubs = state.replicas().await?;
             let enrolments = state.enrolments().await?;
             let listed: Vec<_> = enrolments
@@ -86,14 +86,14 @@ pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
                 Output::Table => in_words(listed, hubs.len()),
             })?;
         }
-        ClustersCommand::Remove { cluster, folder } => {
-            if !folder.open()?.remove(&cluster).await? {
+        ClustersCommand::Remove { cluster, home } => {
+            if !home.open()?.remove(&cluster).await? {
                 bail!("{cluster} is not enrolled here; `clusters list` shows who is");
             }
             print(&format!("{cluster} is removed; running hubs end its tunnels within 10 s\n"))?;
         }
-        ClustersCommand::Revoke { cluster, folder } => {
-            if !folder.open()?.revoke(&cluster).await? {
+        ClustersCommand::Revoke { cluster, home } => {
+            if !home.open()?.revoke(&cluster).await? {
                 bail!("{cluster} is not enrolled here; `clusters list` shows who is");
             }
             print(&format!(

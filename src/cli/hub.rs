@@ -3,7 +3,6 @@
 mod limits;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +11,14 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use self::limits::LimitArgs;
+use super::state::StateArgs;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
 use crate::hub::hosts::AllowedHost;
 use crate::hub::limits::Limits;
 use crate::hub::{AccessLog, Hub, HubConfig};
-use crate::kubernetes::{ApiReader, ApiServer};
+use crate::kubernetes::ApiReader;
 use crate::listen::descriptors;
-use crate::state::{FolderStore, State};
 
 /// Flags of `hub`.
 #[derive(Debug, Args)]
@@ -60,13 +59,8 @@ pub(crate) struct HubArgs {
     #[arg(long, env = "CLUSTER_PROXY_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',')]
     allowed_host: Vec<AllowedHost>,
 
-    /// Folder of certificates, enrolments and join tokens, made by `pki init`
-    #[arg(long, env = "CLUSTER_PROXY_DIR", value_name = "DIR", default_value = "certs")]
-    dir: PathBuf,
-
-    /// Kubeconfig of the hub's own cluster, where there is one and the hub runs outside of it
-    #[arg(long, env = "CLUSTER_PROXY_HUB_KUBECONFIG", value_name = "FILE")]
-    hub_kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    home: StateArgs,
 
     /// Accept only service accounts of this namespace (default: the one of managed service accounts)
     #[arg(
@@ -119,7 +113,7 @@ pub(crate) struct HubArgs {
 /// Runs a hub until SIGINT or SIGTERM.
 pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
     let stop = super::stop_signal()?;
-    let reader = args.hub_api()?;
+    let reader = args.home.hub_server()?.map(ApiReader::new).transpose()?;
     let hub_api = reader.clone().map(|reader| Arc::new(reader) as Arc<dyn HubApi>);
     let config = args.into_config(hub_api)?;
     let patience = config.drain_timeout;
@@ -156,23 +150,7 @@ pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
 // === impl HubArgs ===
 
 impl HubArgs {
-    /// The hub's own API server, where there is one: that of the kubeconfig, or of the pod.
-    fn hub_api(&self) -> anyhow::Result<Option<ApiReader>> {
-        let server = match &self.hub_kubeconfig {
-            Some(path) => ApiServer::from_kubeconfig(path, None).context("--hub-kubeconfig")?,
-            None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => return Ok(None),
-            None => ApiServer::in_cluster()?,
-        };
-        Ok(Some(ApiReader::new(server)?))
-    }
-
     fn into_config(self, hub_api: Option<Arc<dyn HubApi>>) -> anyhow::Result<HubConfig> {
-        if !self.dir.is_dir() {
-            let dir = self.dir.display();
-            bail!(
-                "--dir: there is no folder `{dir}`; run `cluster-proxy pki init --dir {dir}` to make one"
-            );
-        }
         let min_drain =
             self.min_drain_duration.unwrap_or_else(|| NOTICED.min(self.drain_timeout / 3));
         if min_drain > self.drain_timeout {
@@ -182,7 +160,7 @@ impl HubArgs {
                 humantime::format_duration(self.drain_timeout)
             );
         }
-        let state = State::new(Arc::new(FolderStore::open(&self.dir)?));
+        let state = self.home.open()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self.workers.map_or(cores, usize::from);
         Ok(HubConfig {

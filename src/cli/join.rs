@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use super::pki::Folder;
+use super::state::StateArgs;
 use super::{Output, print};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -34,7 +34,7 @@ enum JoinCommand {
         /// Name of the cluster; the first part of its URL
         cluster: ClusterName,
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
         /// The hub's agent listener, as the cluster reaches it [default: a name of the serving
         /// certificate, port 8091]
         #[arg(long, value_name = "HOST:PORT")]
@@ -82,11 +82,11 @@ struct Printed<'a> {
 /// Runs `join`.
 pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        JoinCommand::Token { cluster, folder, hub, ttl, hub_itself, output } => {
+        JoinCommand::Token { cluster, home, hub, ttl, hub_itself, output } => {
             if ttl > MAX_LIFE || ttl < Duration::from_secs(1) {
                 bail!("--ttl {}: choose between 1s and 24h", humantime::format_duration(ttl));
             }
-            let state = folder.open()?;
+            let state = home.open()?;
             token(&state, cluster, hub, ttl, hub_itself, output).await?;
         }
         JoinCommand::Enrol { hub, token, ca_hash, dir } => {

@@ -14,6 +14,7 @@ mod output;
 mod pki;
 #[cfg(feature = "sandbox")]
 mod sandbox;
+mod state;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -9,11 +9,12 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::state::StateArgs;
 use super::{Output, print, table};
 use crate::pki::authorities::{self, Role, SERVING_LIFE};
 use crate::pki::inspect::{self, Summary};
 use crate::pki::join::CERTIFICATE_LIFE;
-use crate::state::{Document, FolderStore, State};
+use crate::state::Document;
 
 /// Flags of `pki`.
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ enum PkiCommand {
     /// Create the serving CA, the agent CA and a serving certificate
     Init {
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
         /// DNS name or IP address of the hub; repeat for more [default: this host, localhost]
         #[arg(long = "name", value_name = "NAME")]
         names: Vec<String>,
@@ -35,7 +36,7 @@ enum PkiCommand {
     /// Sign a serving certificate for other names, in place of the one there is
     Issue {
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
         /// DNS name or IP address of the hub; repeat for more. Names not given are dropped
         #[arg(long = "name", value_name = "NAME", required = true)]
         names: Vec<String>,
@@ -43,8 +44,8 @@ enum PkiCommand {
     /// Show certificates: subject, names, validity, hash
     Inspect {
         #[command(flatten)]
-        folder: Folder,
-        /// A file of PEM certificates [default: every certificate in --dir]
+        home: StateArgs,
+        /// A file of PEM certificates [default: every certificate of the state]
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
         /// How to write it
@@ -54,7 +55,7 @@ enum PkiCommand {
     /// Sign the serving certificate again, for the names it has (a running hub does so itself)
     Renew {
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
     },
     /// Replace an authority, with a time in which the old one works too
     RotateCa {
@@ -62,7 +63,7 @@ enum PkiCommand {
         #[arg(value_enum)]
         which: Which,
         #[command(flatten)]
-        folder: Folder,
+        home: StateArgs,
         /// End the overlap: the old authority is no longer believed; shuts out who lacks the new
         #[arg(long)]
         finish: bool,
@@ -70,14 +71,6 @@ enum PkiCommand {
         #[arg(long, requires = "finish")]
         force: bool,
     },
-}
-
-/// Where the hub's state lives.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Folder {
-    /// Folder with the hub's certificates and enrolments
-    #[arg(long, value_name = "DIR", default_value = "certs")]
-    dir: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -98,40 +91,40 @@ struct Inspected {
 /// Runs `pki`.
 pub(crate) async fn run(args: PkiArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        PkiCommand::Init { folder, mut names } => {
+        PkiCommand::Init { home, mut names } => {
             if names.is_empty() {
                 names = default_names();
             }
-            let state = folder.create()?;
+            let state = home.create()?;
             authorities::init(&state, &names).await.context("pki init")?;
-            folder.tell(&format!(
+            home.tell(&format!(
                 "created two authorities and a certificate for {}",
                 names.join(", ")
             ))?;
         }
-        PkiCommand::Issue { folder, names } => {
-            let state = folder.open()?;
+        PkiCommand::Issue { home, names } => {
+            let state = home.open()?;
             // None before the first one.
             let before = authorities::serving_names(&state).await.unwrap_or_default();
             authorities::issue_serving(&state, &names, SERVING_LIFE).await.context("pki issue")?;
-            folder.tell(&format!("signed a serving certificate for {}", names.join(", ")))?;
+            home.tell(&format!("signed a serving certificate for {}", names.join(", ")))?;
             let dropped: Vec<_> = before.into_iter().filter(|name| !names.contains(name)).collect();
             if !dropped.is_empty() {
                 let dropped = dropped.join(", ");
-                folder.tell(&format!("clients that use {dropped} will be refused from now on"))?;
+                home.tell(&format!("clients that use {dropped} will be refused from now on"))?;
             }
         }
-        PkiCommand::Renew { folder } => {
-            authorities::renew_serving(&folder.open()?).await.context("pki renew")?;
-            folder.tell("signed the serving certificate again")?;
+        PkiCommand::Renew { home } => {
+            authorities::renew_serving(&home.open()?).await.context("pki renew")?;
+            home.tell("signed the serving certificate again")?;
         }
-        PkiCommand::RotateCa { which, folder, finish, force } => {
-            rotate(&folder, which, finish, force).await.context("pki rotate-ca")?;
+        PkiCommand::RotateCa { which, home, finish, force } => {
+            rotate(&home, which, finish, force).await.context("pki rotate-ca")?;
         }
-        PkiCommand::Inspect { folder, file, output } => {
+        PkiCommand::Inspect { home, file, output } => {
             let found = match file {
                 Some(file) => vec![read(&file)?],
-                None => folder.certificates()?,
+                None => certificates(&home).await?,
             };
             print(&match output {
                 Output::Json => serde_json::to_string_pretty(&found)? + "\n",
@@ -142,52 +135,36 @@ pub(crate) async fn run(args: PkiArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-// === impl Folder ===
-
-impl Folder {
-    /// The state in a folder that exists.
-    pub(super) fn open(&self) -> anyhow::Result<State> {
-        if !self.dir.is_dir() {
-            bail!(
-                "--dir {}: there is no such folder; create one with `pki init`",
-                self.dir.display()
-            );
-        }
-        self.create()
-    }
-
-    fn create(&self) -> anyhow::Result<State> {
-        let store = FolderStore::open(&self.dir)
-            .with_context(|| format!("--dir {}", self.dir.display()))?;
-        Ok(State::new(std::sync::Arc::new(store)))
-    }
-
-    fn tell(&self, what: &str) -> std::io::Result<()> {
-        print(&format!("{}: {what}\n", self.dir.display()))
-    }
-
-    fn certificates(&self) -> anyhow::Result<Vec<Inspected>> {
-        let documents = [
+/// Every certificate of a home.
+async fn certificates(home: &StateArgs) -> anyhow::Result<Vec<Inspected>> {
+    let mut found = Vec::new();
+    // An agent's folder is shown as well as a hub's.
+    if home.folder().is_none_or(Path::is_dir) {
+        let state = home.open()?;
+        for document in [
             Document::ServingCaCertificate,
             Document::ServingCertificate,
             Document::AgentCaCertificate,
-        ];
-        let files = documents.map(|document| self.dir.join(document.to_string()));
-        // An agent's folder is shown as well as a hub's.
-        let others = ["agent.crt", "hub-ca.crt"].map(|name| self.dir.join(name));
-        let files: Vec<_> = files.into_iter().chain(others).filter(|file| file.exists()).collect();
-        if files.is_empty() {
-            bail!(
-                "--dir {}: there are no certificates here; create them with `pki init`",
-                self.dir.display()
-            );
+        ] {
+            if let Some(pem) = state.store().read(&document).await? {
+                found.push(inspected(format!("{}/{document}", home.shown()), &pem.contents)?);
+            }
         }
-        files.iter().map(|file| read(file)).collect()
     }
+    if let Some(folder) = home.folder() {
+        let others = ["agent.crt", "hub-ca.crt"].map(|name| folder.join(name));
+        for file in others.iter().filter(|file| file.exists()) {
+            found.push(read(file)?);
+        }
+    }
+    if found.is_empty() {
+        bail!("{}: there are no certificates here; create them with `pki init`", home.shown());
+    }
+    Ok(found)
 }
 
-async fn rotate(folder: &Folder, which: Which, finish: bool, force: bool) -> anyhow::Result<()> {
-    let state = folder.open()?;
+async fn rotate(home: &StateArgs, which: Which, finish: bool, force: bool) -> anyhow::Result<()> {
+    let state = home.open()?;
     let role = match which {
         Which::Serving => Role::Serving,
         Which::Agent => Role::Agent,
@@ -202,11 +179,11 @@ async fn rotate(folder: &Folder, which: Which, finish: bool, force: bool) -> any
             );
         }
         authorities::finish(&state, role).await?;
-        folder.tell("only the newest authority is believed from now on")?;
+        home.tell("only the newest authority is believed from now on")?;
         return Ok(());
     }
     authorities::rotate(&state, role).await?;
-    folder.tell(match role {
+    home.tell(match role {
         Role::Serving => {
             "created a new serving CA, served cross-signed by the old one. Kubeconfigs with the \
              old CA go on working; join commands printed before do not. When everybody has the \
@@ -226,8 +203,12 @@ const EVERYBODY_KNOWS: Duration = CERTIFICATE_LIFE;
 fn read(file: &Path) -> anyhow::Result<Inspected> {
     let shown = file.display().to_string();
     let pem = std::fs::read(file).with_context(|| format!("cannot read {shown}"))?;
-    let certificates = inspect::summaries(&pem, SystemTime::now()).context(shown.clone())?;
-    Ok(Inspected { file: shown, certificates })
+    inspected(shown, &pem)
+}
+
+fn inspected(file: String, pem: &[u8]) -> anyhow::Result<Inspected> {
+    let certificates = inspect::summaries(pem, SystemTime::now()).context(file.clone())?;
+    Ok(Inspected { file, certificates })
 }
 
 fn in_words(found: &[Inspected]) -> String {

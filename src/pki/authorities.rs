@@ -35,7 +35,7 @@ pub async fn init(state: &State, names: &[String]) -> Result<(), TlsError> {
             if state.store().read(&document).await?.is_some() {
                 return Err(TlsError::Unusable(format!(
                     "{document} exists already, and every agent and kubeconfig relies on it; \
-                     replace an authority with `pki rotate-ca`, or choose an empty --dir"
+                     replace an authority with `pki rotate-ca`, or choose an empty --dir or --state-namespace"
                 )));
             }
         }
@@ -191,7 +191,7 @@ async fn text(state: &State, document: &Document) -> Result<zeroize::Zeroizing<S
     let Some(found) = state.store().read(document).await? else {
         let remedy = match document {
             Document::ServingCertificate | Document::ServingKey => "run `pki issue`",
-            _ => "run `pki init`, or check --dir",
+            _ => "run `pki init`, or check --dir or --state-namespace",
         };
         return Err(TlsError::Unusable(format!("{document} does not exist; {remedy}")));
     };

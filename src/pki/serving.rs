@@ -184,7 +184,7 @@ async fn read(state: &State) -> Result<Built, TlsError> {
     let [Some(chain), Some(key), Some(agent_ca), serving_ca] = contents else {
         let missing = DOCUMENTS.iter().zip(&versions).find(|(_, version)| version.is_none());
         return Err(TlsError::Unusable(format!(
-            "{} does not exist; run `pki init`, or check --dir",
+            "{} does not exist; run `pki init`, or check --dir or --state-namespace",
             missing.map_or_else(String::new, |(document, _)| document.to_string())
         )));
     };

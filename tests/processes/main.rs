@@ -13,6 +13,7 @@ mod proxy;
 mod reload;
 mod rolling;
 mod sandbox;
+mod secrets;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
