@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
@@ -72,6 +72,12 @@ async fn watch(
     let mut headers = HeaderMap::new();
     copy(request.headers(), &mut headers);
     let (status, chunks) = spokes.stream(cluster, path(&request), headers, DEADLINE).await?;
+    let mut line = 0;
+    let chunks = chunks.map(move |chunk| {
+        let chunk = chunk?;
+        line = grown(line, &chunk).ok_or_else(|| SpokeApiError("an endless event".to_owned()))?;
+        Ok(chunk)
+    });
     let mut response = Response::new(StreamBody::new(chunks.map_ok(Frame::data)).boxed_unsync());
     *response.status_mut() = status;
     Ok(response)
@@ -94,6 +100,15 @@ async fn ask(
     let response = exchange(&tunnel.opener, request, MAX_BODY, DEADLINE).await?;
     no_fault(response.headers())?;
     Ok(response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync()))
+}
+
+/// How long the last line is once `chunk` has come; nothing when one is longer than any event. The
+/// client would read it into memory to its end.
+fn grown(line: usize, chunk: &[u8]) -> Option<usize> {
+    chunk.split(|byte| *byte == b'\n').enumerate().try_fold(line, |line, (index, part)| {
+        let length = if index == 0 { line + part.len() } else { part.len() };
+        (length <= MAX_EVENT).then_some(length)
+    })
 }
 
 /// What the client wants to say of its body and of the answer's. Nothing else crosses.
@@ -120,3 +135,23 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Bodies, each way: above what an API server takes in one object (3 MiB), and enough for a page of a
 /// list.
 const MAX_BODY: usize = 16 << 20;
+
+/// One event of a watch: an object of an API server has 3 MiB at most.
+const MAX_EVENT: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_may_be_as_long_as_objects_and_no_longer() {
+        let half = vec![b'x'; MAX_EVENT / 2];
+        let line = grown(0, &half).and_then(|line| grown(line, &half));
+        assert_eq!(line, Some(MAX_EVENT));
+        assert_eq!(grown(MAX_EVENT, b"x"), None);
+        assert_eq!(grown(MAX_EVENT, b"\nxy"), Some(2), "the next one");
+        assert_eq!(grown(3, b"a\n"), Some(0));
+        let long = [b"a\n", &half[..], &half[..], b"x\nb"].concat();
+        assert_eq!(grown(0, &long), None, "in the middle of a chunk");
+    }
+}
