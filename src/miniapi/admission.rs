@@ -120,6 +120,13 @@ pub(super) fn namespace_contents(cluster: &Cluster, namespace: &str) {
         &Key::new("", "serviceaccounts", namespace, "default"),
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {}}),
     );
+    cluster.ensure(
+        &Key::new("", "configmaps", namespace, "kube-root-ca.crt"),
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {},
+            "data": {"ca.crt": cluster.ca_pem},
+        }),
+    );
 }
 
 /// What the controllers of a real cluster do after a deletion.

@@ -18,6 +18,8 @@ pub(super) struct Cluster {
     pub(super) name: String,
     /// `https://host:port`.
     pub(super) url: String,
+    /// The authority of its serving certificate, PEM.
+    pub(super) ca_pem: String,
     /// Its uid, which survives restarts with the folder: the uid of `kube-system`.
     pub(super) id: Uuid,
     /// Its objects.

@@ -155,6 +155,7 @@ impl MiniApi {
         let cluster = Arc::new(Cluster {
             name: config.name,
             url: format!("https://{address}"),
+            ca_pem: ca_pem.clone(),
             id,
             store: Store::new(HISTORY),
             tokens,

@@ -32,7 +32,12 @@ pub fn provision_agent(api: &MiniApi) -> String {
     bind_cluster(cluster, AGENT_ROLE, AGENT_ROLE, subject());
     let accounts = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {},
-        "rules": [rule("", &["serviceaccounts", "serviceaccounts/token"], &["create"])],
+        "rules": [
+            rule("", &["serviceaccounts"], &["get", "list", "watch", "create", "delete"]),
+            rule("", &["serviceaccounts/token"], &["create"]),
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kube-root-ca.crt"],
+                "verbs": ["get"]},
+        ],
     });
     cluster.ensure(&Key::new(rbac::GROUP, "roles", MANAGED_NAMESPACE, AGENT_ROLE), accounts);
     let key = Key::new(rbac::GROUP, "rolebindings", MANAGED_NAMESPACE, AGENT_ROLE);
