@@ -1,0 +1,328 @@
+//! What this process remembers of each account: when to try again, when to ask the spoke whether the
+//! token is still good, and what the metrics show. Nothing of it has to survive a restart.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use rand::Rng as _;
+use tokio::time::Instant;
+
+use crate::hash::sha256_hex;
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+/// How an account is, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// Its token is good.
+    Ready,
+    /// Its cluster is away; the token it has still lives, if it has one.
+    #[default]
+    Waiting,
+    /// It is tried again and again.
+    Failing,
+    /// Somebody else has to change something first.
+    Refused,
+    /// Somebody else serves it, or nobody.
+    Ignored,
+}
+
+/// What is remembered. Bounded by the accounts there are: who is gone is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    accounts: Mutex<HashMap<Key, Account>>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    state: State,
+    refreshed: Option<Timestamp>,
+    failures: u32,
+    /// Not before this, for these versions of the object: the last of them is our own writing.
+    retry: Option<(Instant, Vec<String>)>,
+    /// The last tokens.
+    minted: VecDeque<Instant>,
+    /// Hash of the token that the spoke last agreed to, and when to ask again.
+    reviewed: Option<(String, Instant)>,
+    /// Version of the account before we wrote its status.
+    outdated: Option<String>,
+    /// Of its Secret: the version that the watch showed when we wrote, and the one that we wrote.
+    secret: Option<(Option<String>, Option<String>)>,
+}
+
+/// Whether the spoke has to be asked about a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Review {
+    /// Now.
+    Due,
+    /// Then.
+    In(Duration),
+}
+
+// === impl State ===
+
+impl State {
+    /// All of them.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Ready, Self::Waiting, Self::Failing, Self::Refused, Self::Ignored];
+
+    /// As metrics call it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Failing => "failing",
+            Self::Refused => "refused",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Records how an account is, and since when it has its token.
+    pub(super) fn note(&self, key: &Key, state: State, refreshed: Option<Timestamp>) {
+        self.edit(key, |account| {
+            account.state = state;
+            account.refreshed = refreshed;
+        });
+    }
+
+    /// Counts a failure; returns the pause before the next try. `versions` of the object are not
+    /// worth a try before.
+    pub(super) fn failed(&self, key: &Key, versions: Vec<String>) -> Duration {
+        self.edit(key, |account| {
+            let pause = RETRY.saturating_mul(1 << account.failures.min(DOUBLINGS));
+            let pause = pause.min(RETRY_MOST).mul_f64(rand::rng().random_range(0.5..=1.0));
+            account.failures += 1;
+            account.retry = Some((Instant::now() + pause, versions));
+            pause
+        })
+    }
+
+    /// The way is free again.
+    pub(super) fn succeeded(&self, key: &Key) {
+        self.edit(key, |account| {
+            account.failures = 0;
+            account.retry = None;
+        });
+    }
+
+    /// How long a try at this version of the object still has to wait.
+    pub(super) fn pause(&self, key: &Key, version: &str) -> Option<Duration> {
+        let accounts = self.lock();
+        let (until, versions) = accounts.get(key)?.retry.as_ref()?;
+        let left = until.checked_duration_since(Instant::now())?;
+        (!left.is_zero() && versions.iter().any(|one| one == version)).then_some(left)
+    }
+
+    /// Something around the account changed: the next try need not wait.
+    pub(super) fn wake(&self, key: &Key) {
+        if let Some(account) = self.lock().get_mut(key) {
+            account.retry = None;
+        }
+    }
+
+    /// Whether an account may get another token now, or how long it has to wait for it: a spoke whose
+    /// tokens die at once must not keep the hub busy.
+    pub(super) fn may_mint(&self, key: &Key) -> Result<(), Duration> {
+        let now = Instant::now();
+        self.edit(key, |account| {
+            while account.minted.front().is_some_and(|at| now.duration_since(*at) >= MINT_WINDOW) {
+                account.minted.pop_front();
+            }
+            match account.minted.front() {
+                Some(first) if account.minted.len() >= MINTS => {
+                    Err(MINT_WINDOW.saturating_sub(now.duration_since(*first)))
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// An account got `token`.
+    pub(super) fn minted(&self, key: &Key, token: &str) {
+        self.edit(key, |account| account.minted.push_back(Instant::now()));
+        self.reviewed(key, token);
+    }
+
+    /// Whether the spoke has to be asked about `token`. One that was there before us waits for its
+    /// turn, so that a start does not ask about all of them; one that came in its place does not.
+    pub(super) fn review(&self, key: &Key, token: &str) -> Review {
+        let hash = sha256_hex(token.as_bytes());
+        let now = Instant::now();
+        self.edit(key, |account| {
+            let at = match &account.reviewed {
+                Some((known, at)) if *known == hash => *at,
+                Some(_) => return Review::Due,
+                None => {
+                    let at = now + REVIEW.mul_f64(rand::rng().random_range(0.0..=1.0));
+                    account.reviewed = Some((hash, at));
+                    at
+                }
+            };
+            match at.checked_duration_since(now) {
+                Some(left) if !left.is_zero() => Review::In(left),
+                _ => Review::Due,
+            }
+        })
+    }
+
+    /// The spoke agreed to `token`. Returns when to ask again.
+    pub(super) fn reviewed(&self, key: &Key, token: &str) -> Duration {
+        let pause = REVIEW.mul_f64(rand::rng().random_range(0.75..=1.25));
+        let hash = sha256_hex(token.as_bytes());
+        self.edit(key, |account| account.reviewed = Some((hash, Instant::now() + pause)));
+        pause
+    }
+
+    /// We wrote the status of an account; what is older than that has this version.
+    pub(super) fn account_written(&self, key: &Key, outdated: Option<String>) {
+        self.edit(key, |account| account.outdated = outdated);
+    }
+
+    /// Whether a version of an account is older than what we wrote.
+    pub(super) fn is_outdated(&self, key: &Key, version: Option<&str>) -> bool {
+        let accounts = self.lock();
+        let outdated = accounts.get(key).and_then(|account| account.outdated.as_deref());
+        outdated.is_some() && outdated == version
+    }
+
+    /// We wrote the Secret of an account, while the watch showed `outdated`.
+    pub(super) fn secret_written(
+        &self,
+        key: &Key,
+        outdated: Option<String>,
+        written: Option<String>,
+    ) {
+        self.edit(key, |account| account.secret = Some((outdated, written)));
+    }
+
+    /// Whether a version of its Secret (or that there is none) is older than what we wrote.
+    pub(super) fn is_secret_outdated(&self, key: &Key, version: Option<&str>) -> bool {
+        let accounts = self.lock();
+        let secret = accounts.get(key).and_then(|account| account.secret.as_ref());
+        secret.is_some_and(|(outdated, _)| outdated.as_deref() == version)
+    }
+
+    /// Whether this version of its Secret is the one we wrote.
+    pub(super) fn is_secret_ours(&self, key: &Key, version: Option<&str>) -> bool {
+        let accounts = self.lock();
+        let secret = accounts.get(key).and_then(|account| account.secret.as_ref());
+        secret.is_some_and(|(_, written)| written.is_some() && written.as_deref() == version)
+    }
+
+    /// The account is gone.
+    pub(super) fn forget(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// Forgets all but some.
+    pub(super) fn retain(&self, keep: impl Fn(&Key) -> bool) {
+        self.lock().retain(|key, _| keep(key));
+    }
+
+    /// How every account is, and since when it has its token.
+    pub(super) fn states(&self) -> Vec<(State, Option<Timestamp>)> {
+        self.lock().values().map(|account| (account.state, account.refreshed)).collect()
+    }
+
+    fn edit<T>(&self, key: &Key, change: impl FnOnce(&mut Account) -> T) -> T {
+        change(self.lock().entry(key.clone()).or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Account>> {
+        // Every change is a few assignments: a panic elsewhere leaves nothing half done.
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first pause.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest: what is missing is mostly a right that somebody has to grant.
+const RETRY_MOST: Duration = Duration::from_secs(300);
+/// Enough to come from the first to the longest.
+const DOUBLINGS: u32 = 9;
+/// Tokens of one account in [`MINT_WINDOW`].
+const MINTS: usize = 3;
+const MINT_WINDOW: Duration = Duration::from_secs(60);
+/// Upstream asks at every look. What a review shows and the rest does not (a lost signing key) is
+/// rare, and clients of a dead token hear of it at once.
+const REVIEW: Duration = Duration::from_secs(30 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        ("c1".to_owned(), "a".to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_end_and_a_change_cuts_them_short() {
+        let memory = Memory::default();
+        let mut last = Duration::ZERO;
+        for round in 0..20 {
+            last = memory.failed(&key(), vec!["7".to_owned()]);
+            let least = RETRY.mul_f64(0.5 * f64::from(1_u32 << round.min(8)));
+            assert!(last >= least.min(RETRY_MOST / 2) && last <= RETRY_MOST, "{round}: {last:?}");
+        }
+        assert!(memory.pause(&key(), "7").is_some());
+        assert_eq!(memory.pause(&key(), "8"), None, "the object changed");
+        tokio::time::advance(last).await;
+        assert_eq!(memory.pause(&key(), "7"), None, "it is time");
+        memory.failed(&key(), vec!["7".to_owned()]);
+        memory.wake(&key());
+        assert_eq!(memory.pause(&key(), "7"), None, "something else changed");
+        memory.succeeded(&key());
+        assert!(memory.failed(&key(), Vec::new()) <= RETRY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_tokens_at_once_and_no_more() {
+        let memory = Memory::default();
+        for _ in 0..MINTS {
+            assert_eq!(memory.may_mint(&key()), Ok(()));
+            memory.minted(&key(), "token");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let wait = memory.may_mint(&key()).unwrap_err();
+        assert!(wait < MINT_WINDOW);
+        tokio::time::advance(wait).await;
+        assert_eq!(memory.may_mint(&key()), Ok(()));
+        memory.minted(&key(), "token");
+        assert!(memory.may_mint(&key()).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn known_tokens_are_asked_about_now_and_then_and_new_ones_at_once() {
+        let memory = Memory::default();
+        let Review::In(first) = memory.review(&key(), "old") else { panic!("at the start") };
+        assert!(first <= REVIEW);
+        tokio::time::advance(first).await;
+        assert_eq!(memory.review(&key(), "old"), Review::Due);
+        let next = memory.reviewed(&key(), "old");
+        assert_eq!(memory.review(&key(), "old"), Review::In(next));
+        assert_eq!(memory.review(&key(), "edited"), Review::Due);
+        memory.forget(&key());
+        assert!(memory.states().is_empty());
+    }
+
+    #[test]
+    fn our_own_writing_is_known() {
+        let memory = Memory::default();
+        assert!(!memory.is_secret_ours(&key(), None) && !memory.is_secret_outdated(&key(), None));
+        memory.secret_written(&key(), None, Some("5".to_owned()));
+        assert!(memory.is_secret_ours(&key(), Some("5")));
+        assert!(!memory.is_secret_ours(&key(), Some("6")), "edited");
+        assert!(memory.is_secret_outdated(&key(), None), "the watch does not know it yet");
+        assert!(!memory.is_secret_outdated(&key(), Some("5")));
+        assert!(!memory.is_outdated(&key(), None));
+        memory.account_written(&key(), Some("7".to_owned()));
+        assert!(memory.is_outdated(&key(), Some("7")) && !memory.is_outdated(&key(), Some("8")));
+    }
+}

@@ -1,0 +1,7 @@
+//! The controller as a whole, between in-memory APIs, in simulated time.
+
+mod definitions;
+mod flow;
+mod refusals;
+mod scale;
+mod world;
