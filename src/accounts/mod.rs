@@ -14,6 +14,7 @@
 //! | one look at one account | `controller`, with `secrets` and `spoke` |
 //! | who is there, what is left over | `presence`, `visit`, `secrets` |
 //! | where others serve | `addons` |
+//! | copies beside ClusterProfiles | `sync`, with `copies` (pure) |
 //! | when to try again | `memory` |
 
 mod addons;
@@ -21,6 +22,7 @@ pub mod api;
 mod ask;
 mod context;
 mod controller;
+mod copies;
 mod desired;
 mod duration;
 mod memory;
@@ -30,6 +32,7 @@ mod secrets;
 mod served;
 mod spoke;
 mod status;
+mod sync;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -141,6 +144,7 @@ impl Accounts {
             () = secrets::sweep(context.clone()) => {}
             () = addons::follow(context.clone()) => {}
             () = presence::follow(context.clone()) => {}
+            () = sync::follow(context.clone()) => {}
             () = follow_authority(&context) => {}
             () = until_gone(&context) => {}
         }
