@@ -15,6 +15,7 @@ use super::authn::{SpokeApi, SpokeApiError};
 use super::forward::uri;
 use super::live::{Chunks, Spoke};
 use super::registry::Registry;
+use crate::kubernetes;
 use crate::name::ClusterName;
 use crate::tunnel::headers::{Fault, MODE, Mode};
 use crate::tunnel::opener::{OpenedStream, Opener, StreamClass};
@@ -102,7 +103,7 @@ pub(crate) async fn ask(
 ) -> Result<(StatusCode, Bytes), SpokeApiError> {
     let mut request = as_agent(method, path, body.unwrap_or_default())?;
     let headers = request.headers_mut();
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static(kubernetes::DOCUMENTS));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let response = exchange(opener, request, limit, deadline).await?;
     no_fault(response.headers())?;

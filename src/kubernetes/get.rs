@@ -67,7 +67,7 @@ impl ApiReader {
         let mut request = Request::get(path)
             .header(HOST, &authority)
             .header(USER_AGENT, USER)
-            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(ACCEPT, HeaderValue::from_static(DOCUMENTS))
             .body(Empty::<Bytes>::new())
             .map_err(|error| failed(&error))?;
         if let Some(token) = self.token.header() {
@@ -107,6 +107,9 @@ pub struct GetError {
     server: String,
     why: String,
 }
+
+/// What we accept: kube-apiserver answers 406 to who asks for its key set as plain JSON.
+pub const DOCUMENTS: &str = "application/json, application/jwk-set+json";
 
 /// Who we are in the API server's audit log.
 const USER: &str = concat!("cluster-proxy/", env!("CARGO_PKG_VERSION"));

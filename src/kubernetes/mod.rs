@@ -10,7 +10,7 @@ mod written;
 
 pub use client::{client, describe};
 pub use endpoint::{ApiServer, Credentials, EndpointError};
-pub use get::{ApiReader, GetError};
+pub use get::{ApiReader, DOCUMENTS, GetError};
 pub use spokes::SpokeClients;
 pub use token::{Claims, TokenSource};
 pub use written::{Context, kubeconfig};

@@ -200,6 +200,8 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
         return status(401, "Unauthorized", "Unauthorized by the fake API server");
     };
     let path = request.uri().path().to_owned();
+    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok());
+    let accept = accept.unwrap_or("*/*").to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let number = |name: &str| {
         query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
@@ -207,7 +209,11 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
     match path.as_str() {
         "/version" => reply(&json!({"major": "1", "minor": "37", "gitVersion": "v1.37.2-fake"})),
         "/livez" | "/readyz" | "/healthz" => Response::new(full("ok")),
-        "/openid/v1/jwks" => reply(&json!({"keys": *shared.published.lock().unwrap()})),
+        // As kube-apiserver is: who asks for plain JSON alone gets nothing.
+        "/openid/v1/jwks" if accept.contains("application/jwk-set+json") => {
+            reply(&json!({"keys": *shared.published.lock().unwrap()}))
+        }
+        "/openid/v1/jwks" => status(406, "NotAcceptable", "406: Not Acceptable"),
         "/api/v1/namespaces/kube-system" => reply(&json!({
             "kind": "Namespace", "apiVersion": "v1",
             "metadata": {"name": "kube-system", "uid": shared.uid},

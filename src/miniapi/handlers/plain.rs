@@ -37,10 +37,21 @@ pub(super) fn answer(call: &Call<'_>, headers: &HeaderMap) -> Answer {
     let value = value.ok_or_else(MiniStatus::no_such_path)?;
     let mut response = json_response(StatusCode::OK, &value);
     if path == "/openid/v1/jwks" {
-        let content_type = HeaderValue::from_static("application/jwk-set+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        if !accepts(headers, KEY_SET) {
+            return Err(MiniStatus::new(406, "NotAcceptable", format!("only {KEY_SET} is here")));
+        }
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(KEY_SET));
     }
     Ok(response)
+}
+
+/// Whether a client takes an answer of this type, as kube-apiserver decides it for its issuer.
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT) else { return true };
+    let ranges = accept.to_str().unwrap_or_default().split(',');
+    ranges
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .any(|range| matches!(range, "" | "*/*") || range == media_type)
 }
 
 /// The two entrances of discovery, in the form that the client prefers.
@@ -76,6 +87,9 @@ fn deeper(call: &Call<'_>, path: &str) -> Option<serde_json::Value> {
         _ => None,
     }
 }
+
+/// The only type that kube-apiserver has for its key set.
+const KEY_SET: &str = "application/jwk-set+json";
 
 const ROOT: [&str; 8] = [
     "/.well-known/openid-configuration",
