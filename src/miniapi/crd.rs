@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::object;
+use super::patch::keys::Lists;
 use super::resources::Resource;
 use super::response::MiniStatus;
 use super::store::Store;
@@ -95,6 +96,7 @@ fn versions(definition: &Value) -> Vec<Resource> {
             },
             review: false,
             custom: true,
+            lists: Lists::of_schema(&version["schema"]["openAPIV3Schema"]),
             columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
         })
         .collect()

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 use super::crd;
+use super::patch::keys::Lists;
 use super::store::{Key, Store};
 
 /// One resource of one API version.
@@ -32,6 +33,8 @@ pub(super) struct Resource {
     pub(super) review: bool,
     /// Whether a CustomResourceDefinition made it.
     pub(super) custom: bool,
+    /// Its lists that merge by keys.
+    pub(super) lists: Lists,
     /// Printer columns of the CustomResourceDefinition.
     pub(super) columns: Vec<Value>,
 }
@@ -149,7 +152,7 @@ const RBAC: &str = "rbac.authorization.k8s.io/v1";
 type Row = (&'static str, &'static str, &'static str, bool, &'static str, &'static str);
 
 /// API version, plural, kind, namespaced, short names, subresources.
-const TABLE: [Row; 38] = [
+const TABLE: [Row; 39] = [
     ("v1", "configmaps", "ConfigMap", true, "cm", ""),
     ("v1", "endpoints", "Endpoints", true, "ep", ""),
     ("v1", "events", "Event", true, "ev", ""),
@@ -193,6 +196,7 @@ const TABLE: [Row; 38] = [
     ("batch/v1", "jobs", "Job", true, "", "status"),
     ("coordination.k8s.io/v1", "leases", "Lease", true, "", ""),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true, "", ""),
+    ("events.k8s.io/v1", "events", "Event", true, "ev", ""),
     ("networking.k8s.io/v1", "ingresses", "Ingress", true, "ing", "status"),
     ("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy", true, "netpol", ""),
     ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", true, "pdb", "status"),

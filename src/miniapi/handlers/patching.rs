@@ -103,8 +103,13 @@ fn server_side_apply(call: &Call<'_>, aim: &Aim, config: Value, manager: &Manage
     }
     let applied = store.modify(&key, mode, |current| {
         write::check_revision(&key, &config, current)?;
-        let next = apply::apply(&aim.resource, current, &config, manager, force)?;
-        let mut next = write::part(aim, next, current)?;
+        let applied = apply::apply(&aim.resource, current, &config, manager, force)?;
+        let owned = applied["metadata"].get("managedFields").cloned();
+        let mut next = write::part(aim, applied, current)?;
+        // Whoever applies a status owns it, although the rest of the metadata stays.
+        if let Some(owned) = owned {
+            object::metadata(&mut next).insert("managedFields".to_owned(), owned);
+        }
         admission::prepare_update(&aim.resource, &mut next, current)?;
         Ok(next)
     })?;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{self, Paths};
-use super::keys;
+use super::keys::{self, Lists};
 use super::owners::{self, Entry, Manager};
 use crate::miniapi::object;
 use crate::miniapi::resources::Resource;
@@ -25,7 +25,7 @@ pub(in crate::miniapi) fn apply(
     let mut entries = owners::read(live);
     let own =
         entries.iter().position(|entry| entry.manager == *manager && entry.operation == "Apply");
-    let wanted = fields::of(config, resource.custom);
+    let wanted = fields::of(config, &resource.lists);
     let conflicts = conflicts(&entries, own, &wanted, live, config);
     if !conflicts.is_empty() && !force {
         return Err(refusal(&conflicts));
@@ -34,7 +34,7 @@ pub(in crate::miniapi) fn apply(
     owners::take(&mut entries, &disputed, own);
 
     let mut next = live.clone();
-    merge(&mut next, config, "", resource.custom);
+    merge(&mut next, config, "", &resource.lists);
     let before = own.map(|own| entries[own].paths.clone()).unwrap_or_default();
     let others: Paths = entries
         .iter()
@@ -117,29 +117,30 @@ fn refusal(conflicts: &[(String, Vec<String>)]) -> MiniStatus {
     status
 }
 
-fn merge(live: &mut Value, config: &Value, field: &str, custom: bool) {
+/// `place` is where both are, by field names.
+fn merge(live: &mut Value, config: &Value, place: &str, lists: &Lists) {
     match config {
         Value::Object(fields) => {
             if !live.is_object() {
                 *live = Value::Object(Map::new());
             }
             for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-                merge(&mut live[name.as_str()], value, name, custom);
+                merge(&mut live[name.as_str()], value, &keys::below(place, name), lists);
             }
         }
         Value::Array(items) => {
             let all: Vec<&Value> = items.iter().collect();
-            let keys = keys::of(field, &all).filter(|_| !custom || field == "ownerReferences");
-            let set = keys::is_set(field);
+            let keys = lists.keys(place, &all);
+            let set = keys::is_set(place);
             match live.as_array_mut() {
                 Some(current) if keys.is_some() || set => {
                     for item in items {
-                        let same = |one: &&mut Value| match keys {
+                        let same = |one: &&mut Value| match &keys {
                             Some(keys) => keys::same(one, item, keys),
                             None => **one == *item,
                         };
                         match current.iter_mut().find(same) {
-                            Some(one) => merge(one, item, "", custom),
+                            Some(one) => merge(one, item, place, lists),
                             None => current.push(item.clone()),
                         }
                     }

@@ -7,16 +7,15 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::keys;
+use super::keys::{self, Lists};
 
 /// Leaf paths.
 pub(super) type Paths = BTreeSet<Vec<String>>;
 
-/// All fields of an object, apart from those that only the server writes. Custom resources have
-/// no list that merges.
-pub(super) fn of(object: &Value, custom: bool) -> Paths {
+/// All fields of an object, apart from those that only the server writes.
+pub(super) fn of(object: &Value, lists: &Lists) -> Paths {
     let mut paths = Paths::new();
-    collect(object, "", custom, &mut Vec::new(), &mut paths);
+    collect(object, "", lists, &mut Vec::new(), &mut paths);
     paths.retain(|path| !is_server_owned(path));
     paths
 }
@@ -138,20 +137,21 @@ fn is_item(item: &Value, step: &str) -> bool {
     }
 }
 
-fn collect(value: &Value, field: &str, custom: bool, path: &mut Vec<String>, paths: &mut Paths) {
-    let mut below = |step: String, value: &Value, name: &str| {
+/// `place` is the path by field names alone.
+fn collect(value: &Value, place: &str, lists: &Lists, path: &mut Vec<String>, paths: &mut Paths) {
+    let mut below = |step: String, value: &Value, place: &str| {
         path.push(step);
-        collect(value, name, custom, path, paths);
+        collect(value, place, lists, path, paths);
         path.pop();
     };
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (name, value) in fields {
-                below(format!("f:{name}"), value, name);
+                below(format!("f:{name}"), value, &keys::below(place, name));
             }
             return;
         }
-        Value::Array(items) if keys::is_set(field) => {
+        Value::Array(items) if keys::is_set(place) => {
             for item in items {
                 below(format!("v:{item}"), &Value::Null, "");
             }
@@ -159,9 +159,9 @@ fn collect(value: &Value, field: &str, custom: bool, path: &mut Vec<String>, pat
                 return;
             }
         }
-        Value::Array(items) if !custom || field == "ownerReferences" => {
+        Value::Array(items) => {
             let all: Vec<&Value> = items.iter().collect();
-            if let Some(names) = keys::of(field, &all) {
+            if let Some(names) = lists.keys(place, &all) {
                 for item in items {
                     let keys: Map<String, Value> = names
                         .iter()
@@ -172,7 +172,7 @@ fn collect(value: &Value, field: &str, custom: bool, path: &mut Vec<String>, pat
                     path.push(".".to_owned());
                     paths.insert(path.clone());
                     path.pop();
-                    collect(item, "", custom, path, paths);
+                    collect(item, place, lists, path, paths);
                     path.pop();
                 }
                 return;

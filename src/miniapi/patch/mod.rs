@@ -3,7 +3,7 @@
 pub(super) mod apply;
 mod fields;
 pub(super) mod json;
-mod keys;
+pub(super) mod keys;
 pub(super) mod merge;
 pub(super) mod owners;
 pub(super) mod strategic;

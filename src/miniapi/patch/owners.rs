@@ -56,7 +56,7 @@ pub(in crate::miniapi) fn updated(
         Some(current) if !cleared => read(current),
         _ => Vec::new(),
     };
-    let now = fields::of(next, resource.custom);
+    let now = fields::of(next, &resource.lists);
     let mut changed: Paths = match current {
         Some(current) => {
             let differs =

@@ -79,5 +79,33 @@ fn list_items_belong_to_those_who_want_them() {
     assert_eq!(names(&next), ["one", "two", "three"]);
     let next = run(&next, "b", false, containers(&["three"])).unwrap();
     assert_eq!(names(&next), ["one", "three"]);
-    assert_eq!(fields::parse(&fields::tree(&fields::of(&next, false))), fields::of(&next, false));
+    let all = fields::of(&next, &Lists::BuiltIn);
+    assert_eq!(fields::parse(&fields::tree(&all)), all);
+}
+
+#[test]
+fn lists_of_a_custom_resource_merge_where_its_schema_says_so() {
+    let keyed = json!({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]});
+    let schema = json!({"properties": {"status": {"properties": {"doors": keyed, "walls": {}}}}});
+    for (schema, merged) in [(schema, true), (json!({}), false)] {
+        let resource =
+            Resource { custom: true, lists: Lists::of_schema(&schema), ..Resource::default() };
+        let want = |live: &Value, who: &str, name: &str| {
+            let items = json!([{"name": name, "open": true}]);
+            let config =
+                json!({"metadata": {"name": "d"}, "status": {"doors": items, "walls": items}});
+            apply(&resource, live, &config, &manager(who), true).unwrap()
+        };
+        let live = want(&want(&json!({}), "a", "front"), "b", "back");
+        let names = |object: &Value, list: &str| -> Vec<String> {
+            let items = object["status"][list].as_array().unwrap().iter();
+            items.map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let both = if merged { vec!["front", "back"] } else { vec!["back"] };
+        assert_eq!(names(&live, "doors"), both);
+        assert_eq!(names(&live, "walls"), ["back"], "no word in the schema: replaced whole");
+        let moved = want(&live, "a", "side");
+        let both = if merged { vec!["back", "side"] } else { vec!["side"] };
+        assert_eq!(names(&moved, "doors"), both, "what a no longer wants is gone");
+    }
 }
