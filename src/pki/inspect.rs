@@ -45,6 +45,11 @@ pub fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     Some(names.iter().map(name).collect())
 }
 
+/// Whether a certificate is an authority's.
+pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    identity::parse(certificate).is_some_and(|parsed| parsed.is_ca())
+}
+
 fn summary(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Summary, TlsError> {
     let unusable = || TlsError::Unusable("it holds something that is not a certificate".into());
     let parsed = identity::parse(certificate).ok_or_else(unusable)?;

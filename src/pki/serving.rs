@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ProducesTickets;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::tls::{DockTls, FrontTls, Identity, TlsError};
 use super::{authorities, ca, identity};
@@ -32,6 +32,17 @@ struct Shared {
     reload_failed: AtomicBool,
     /// Look now.
     asked: Notify,
+    presented: watch::Sender<Presented>,
+}
+
+/// What clients are shown, and by what they should verify it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presented {
+    /// The certificate chain of both listeners, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The serving CA's bundle: the issuing certificate first, then predecessors that are still
+    /// believed. Empty where an operator's own certificate is served.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 /// What is served now.
@@ -48,6 +59,7 @@ type Versions = [Option<Version>; 4];
 struct Built {
     identity: Identity,
     agent_ca: Vec<CertificateDer<'static>>,
+    presented: Presented,
     loaded: Loaded,
 }
 
@@ -68,6 +80,7 @@ impl ServingTls {
                 loaded: Mutex::new(built.loaded),
                 reload_failed: AtomicBool::new(false),
                 asked: Notify::new(),
+                presented: watch::Sender::new(built.presented),
             }),
         })
     }
@@ -120,6 +133,11 @@ impl ServingTls {
         self.shared.asked.notify_one();
     }
 
+    /// What is presented, as it changes.
+    pub fn presented(&self) -> watch::Receiver<Presented> {
+        self.shared.presented.subscribe()
+    }
+
     /// Whether the documents in the state differ from those in use and cannot be used.
     pub fn reload_failed(&self) -> bool {
         self.shared.reload_failed.load(Ordering::Relaxed)
@@ -140,6 +158,7 @@ impl ServingTls {
         self.front.config.store(front.into());
         self.dock.configs.store(dock.into());
         *self.loaded() = built.loaded;
+        self.shared.presented.send_replace(built.presented);
         tracing::info!("serving changed certificates");
         Ok(true)
     }
@@ -210,7 +229,8 @@ async fn read(state: &State) -> Result<Built, TlsError> {
         }
     }
     let renew_at = identity.chain.first().and_then(authorities::renewal_time);
-    Ok(Built { identity, agent_ca, loaded: Loaded { versions, expiries, renew_at } })
+    let presented = Presented { chain: identity.chain.clone(), authorities: serving_ca };
+    Ok(Built { identity, agent_ca, presented, loaded: Loaded { versions, expiries, renew_at } })
 }
 
 /// What a change of means new configurations. The last may be missing.

@@ -5,20 +5,23 @@
 
 use std::io;
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector};
 
 use super::ca;
 use super::identity::AgentCertificate;
-pub use super::serving::ServingTls;
+pub use super::serving::{Presented, ServingTls};
 
 /// A TLS session in which we are the server.
 pub type ServerStream<IO> = tokio_rustls::server::TlsStream<IO>;
@@ -208,10 +211,35 @@ pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
     server_name: &str,
     io: IO,
 ) -> io::Result<ClientStream<IO>> {
-    let plain = server_name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-    let name = ServerName::try_from(plain.unwrap_or(server_name).to_owned())
-        .map_err(|_| invalid(format!("{server_name:?} is neither a DNS name nor an IP address")))?;
+    let name = self::server_name(server_name).map_err(invalid)?;
     TlsConnector::from(config.clone()).connect(name, io).await
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+    let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    ServerName::try_from(plain.unwrap_or(host).to_owned())
+        .map_err(|_| format!("{host:?} is neither a DNS name nor an IP address"))
+}
+
+/// Whether a client that trusts `authorities` alone would accept the certificate chain `presented`
+/// by a server that it calls `host` (a DNS name or IP address, IPv6 with or without brackets).
+///
+/// # Errors
+/// [`TlsError::Unusable`], with what the client would say.
+pub fn verify_server(
+    presented: &[CertificateDer<'static>],
+    authorities: &[CertificateDer<'static>],
+    host: &str,
+    now: SystemTime,
+) -> Result<(), TlsError> {
+    let roots = Arc::new(roots(authorities)?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider());
+    let verifier = verifier.build().map_err(unusable)?;
+    let (leaf, rest) = presented.split_first().ok_or_else(|| unusable("no certificate"))?;
+    let name = server_name(host).map_err(unusable)?;
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_err(unusable)?;
+    let now = UnixTime::since_unix_epoch(now);
+    verifier.verify_server_cert(leaf, rest, &name, &[], now).map_err(unusable).map(drop)
 }
 
 /// A plain server configuration (the in-memory API server, tests).
