@@ -1,5 +1,6 @@
 //! `hub`: from flags and environment to a running hub.
 
+mod controllers;
 mod limits;
 
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
 use super::state::StateArgs;
 use crate::drain::Drain;
@@ -17,7 +19,7 @@ use crate::hub::authn::{AuthnConfig, HubApi};
 use crate::hub::hosts::AllowedHost;
 use crate::hub::limits::Limits;
 use crate::hub::{AccessLog, Hub, HubConfig};
-use crate::kubernetes::ApiReader;
+use crate::kubernetes::{ApiReader, ApiServer};
 use crate::listen::descriptors;
 
 /// Flags of `hub`.
@@ -107,15 +109,19 @@ pub(crate) struct HubArgs {
     renewal_grace: Duration,
 
     #[command(flatten)]
+    controllers: ControllerArgs,
+
+    #[command(flatten)]
     limits: LimitArgs,
 }
 
 /// Runs a hub until SIGINT or SIGTERM.
 pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
     let stop = super::stop_signal()?;
-    let reader = args.home.hub_server()?.map(ApiReader::new).transpose()?;
+    let server = args.home.hub_server()?;
+    let reader = server.clone().map(ApiReader::new).transpose()?;
     let hub_api = reader.clone().map(|reader| Arc::new(reader) as Arc<dyn HubApi>);
-    let config = args.into_config(hub_api)?;
+    let config = args.into_config(server, hub_api)?;
     let patience = config.drain_timeout;
     let hub = Hub::build(config).await.context("the hub cannot start")?;
     let addresses = hub.addresses();
@@ -150,7 +156,11 @@ pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
 // === impl HubArgs ===
 
 impl HubArgs {
-    fn into_config(self, hub_api: Option<Arc<dyn HubApi>>) -> anyhow::Result<HubConfig> {
+    fn into_config(
+        self,
+        server: Option<ApiServer>,
+        hub_api: Option<Arc<dyn HubApi>>,
+    ) -> anyhow::Result<HubConfig> {
         let min_drain =
             self.min_drain_duration.unwrap_or_else(|| NOTICED.min(self.drain_timeout / 3));
         if min_drain > self.drain_timeout {
@@ -170,6 +180,7 @@ impl HubArgs {
             metrics: self.metrics_address,
             state,
             hub_api,
+            controllers: server.map(|server| self.controllers.into_config(server)).transpose()?,
             authn: AuthnConfig {
                 managed_only: self.managed_only,
                 allow_legacy_tokens: self.allow_legacy_tokens,

@@ -129,7 +129,7 @@ fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
 }
 
 /// Accepts `https://HOST[:PORT]`, and drops a slash at its end.
-fn server(value: &str) -> Result<String, String> {
+pub(super) fn server(value: &str) -> Result<String, String> {
     let expected = || "expected https://HOST:PORT without a path".to_owned();
     let uri: Uri = value.parse().map_err(|_| expected())?;
     let plain = uri.scheme_str() == Some("https")

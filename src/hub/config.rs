@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::authn::{AuthnConfig, HubApi};
+use super::controllers::ControllersConfig;
 use super::hosts::AllowedHosts;
 use super::limits::Limits;
 use crate::state::State;
@@ -25,6 +26,8 @@ pub struct HubConfig {
     pub state: State,
     /// The hub's own API server, where there is one.
     pub hub_api: Option<Arc<dyn HubApi>>,
+    /// What it keeps up to date in its own API server; `None` without one.
+    pub controllers: Option<ControllersConfig>,
     /// Authentication.
     pub authn: AuthnConfig,
     /// Where the access log goes.

@@ -13,13 +13,14 @@
 //!
 //! `replicas` follows the state and the other hubs on it; `shutdown` is the way out.
 //! Agents arrive at `dock`; `probe` and `spokes` are the hub's own requests through tunnels;
-//! `admin` shows all of it.
+//! `admin` shows all of it; `controllers` write to the hub's own API server.
 
 mod access_log;
 mod admin;
 mod admission;
 pub mod authn;
 mod config;
+mod controllers;
 mod dock;
 mod failure;
 mod flood;
@@ -52,6 +53,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::drain::Drain;
+use crate::kubernetes::EndpointError;
 use crate::listen::pages;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{ServingTls, TlsError};
@@ -60,6 +62,7 @@ use crate::tunnel::settings::{STREAM_WINDOW, Settings};
 use admin::Admin;
 use admission::Admission;
 use authn::Authenticator;
+use controllers::{Controllers, HubParts};
 use dock::Dock;
 use forward::Forwarder;
 use front::Front;
@@ -78,6 +81,7 @@ use via::Pseudonym;
 use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
+pub use controllers::ControllersConfig;
 
 /// A hub with its listeners bound.
 pub struct Hub {
@@ -93,6 +97,7 @@ pub struct Hub {
     collected: prometheus::Registry,
     authenticator: Authenticator,
     recorder: Recorder,
+    controllers: Option<Controllers>,
 }
 
 /// Where a bound hub listens.
@@ -140,6 +145,17 @@ impl Hub {
             .map_err(HubError::AccessLog)?;
         let workers = Workers::start(config.workers).map_err(HubError::Workers)?;
         let recorder = Recorder { metrics: metrics.clone(), log, registry: registry.clone() };
+        let controllers = config.controllers.as_ref().map(|config| {
+            let parts = HubParts {
+                id: replicas.id(),
+                port: addresses.user.port(),
+                fleet: registry.subscribe(),
+                presented: tls.presented(),
+                collected: &collected,
+            };
+            Controllers::build(config, parts)
+        });
+        let controllers = controllers.transpose()?;
         Ok(Self {
             config,
             addresses,
@@ -153,6 +169,7 @@ impl Hub {
             collected,
             authenticator,
             recorder,
+            controllers,
         })
     }
 
@@ -231,6 +248,9 @@ impl Hub {
             "watch of the state",
             self.replicas.clone().follow(self.metrics.clone(), tunnels.clone()),
         );
+        if let Some(controllers) = self.controllers {
+            parts.spawn_until_stop("controllers", controllers.run(drain.clone()));
+        }
         if let Some(listener) = self.listeners.metrics {
             parts.spawn("metrics listener", pages::serve(listener, admin.clone().metrics_router()));
         }
@@ -330,6 +350,9 @@ pub enum HubError {
     /// State.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The hub's own API server.
+    #[error("the hub's API server cannot be used: {0}")]
+    Endpoint(#[from] EndpointError),
     /// Two metrics of one name: a mistake of ours.
     #[error("metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),

@@ -131,6 +131,13 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// The namespace of the pod that this process runs in; `None` outside of one.
+pub fn pod_namespace() -> Option<String> {
+    let file = Path::new(SERVICE_ACCOUNT).join("namespace");
+    let text = String::from_utf8(read_bounded(&file, MAX_NAME).ok()?).ok()?;
+    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// Why no API server could be found.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -158,6 +165,9 @@ const MAX_KUBECONFIG: u64 = 4 << 20;
 
 /// Certificates, keys and tokens: a CA bundle of a hundred certificates fits.
 pub(super) const MAX_CREDENTIAL: u64 = 1 << 20;
+
+/// Of an object (RFC 1123).
+const MAX_NAME: u64 = 253;
 
 /// Where the kubelet mounts the pod's ServiceAccount.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

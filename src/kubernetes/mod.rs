@@ -9,7 +9,7 @@ mod token;
 mod written;
 
 pub use client::{client, describe};
-pub use endpoint::{ApiServer, Credentials, EndpointError};
+pub use endpoint::{ApiServer, Credentials, EndpointError, pod_namespace};
 pub use get::{ApiReader, DOCUMENTS, GetError};
 pub use spokes::SpokeClients;
 pub use token::{Claims, TokenSource};

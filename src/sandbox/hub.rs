@@ -7,11 +7,11 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::folder::Folder;
-use super::{Drains, HUB, PATIENCE, Part, SandboxError};
+use super::{Drains, HUB, PATIENCE, Part, SandboxError, inventory};
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
-use crate::hub::{self, AccessLog, HubConfig, HubError};
+use crate::hub::{self, AccessLog, ControllersConfig, HubConfig, HubError};
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::miniapi::{MiniApi, MiniApiConfig};
 use crate::name::ClusterName;
@@ -35,6 +35,8 @@ pub(super) struct HubApi {
     pub(super) ca_pem: String,
     /// Has all rights there.
     pub(super) token: Zeroizing<String>,
+    /// The same for programs.
+    pub(super) server: ApiServer,
     pub(super) parts: Vec<Part>,
 }
 
@@ -68,36 +70,40 @@ pub(super) async fn state(
     Ok(state)
 }
 
-/// Starts the hub's API server, then the hub.
-pub(super) async fn start(
-    port: u16,
-    folder: &Folder,
-    state: State,
-    drains: &Drains,
-) -> Result<(Hub, HubApi), SandboxError> {
-    let user = loopback(port);
-    // Said first and in the words of our own flag, and found out even where others share the port.
-    drop(TcpListener::bind(user).map_err(|source| SandboxError::Port { port, source })?);
-
+/// Starts the hub's API server.
+pub(super) async fn start_api(folder: &Folder, drains: &Drains) -> Result<HubApi, SandboxError> {
     let mut config = MiniApiConfig::new(HUB, loopback(0));
     config.directory = Some(folder.hub_api());
     let api = MiniApi::bind(config).await?;
     let token = Zeroizing::new(api.admin_token());
-    let reader = ApiReader::new(ApiServer {
+    let (url, ca_pem) = (api.url(), api.ca_pem());
+    let server = ApiServer {
         host: api.address().ip().to_string(),
         port: api.address().port(),
         server_name: api.address().ip().to_string(),
-        ca_pem: api.ca_pem().into(),
+        ca_pem: ca_pem.clone().into(),
         ca_file: None,
         credentials: Credentials::Token(token.clone()),
-    })?;
-    let (url, ca_pem) = (api.url(), api.ca_pem());
+    };
     let running = api.run(drains.apis.clone());
     let part = drains.apis.spawn(async move {
         running.await;
         SandboxError::Ended("the hub's API server".to_owned())
     });
-    let hub_api = HubApi { url, ca_pem, token, parts: vec![part] };
+    Ok(HubApi { url, ca_pem, token, server, parts: vec![part] })
+}
+
+/// Starts the hub.
+pub(super) async fn start(
+    port: u16,
+    folder: &Folder,
+    state: State,
+    hub_api: &HubApi,
+    drains: &Drains,
+) -> Result<Hub, SandboxError> {
+    let user = loopback(port);
+    // Said in the words of our own flag, and found out even where others share the port.
+    drop(TcpListener::bind(user).map_err(|source| SandboxError::Port { port, source })?);
 
     let ca_pem = authorities::bundle(&state, Role::Serving).await?;
     let hub = hub::Hub::build(HubConfig {
@@ -106,7 +112,12 @@ pub(super) async fn start(
         admin: loopback(0),
         metrics: None,
         state,
-        hub_api: Some(Arc::new(reader)),
+        hub_api: Some(Arc::new(ApiReader::new(hub_api.server.clone())?)),
+        controllers: Some(ControllersConfig {
+            server: hub_api.server.clone(),
+            lease_namespace: "default".to_owned(),
+            inventory: Some(inventory::config()),
+        }),
         authn: AuthnConfig::default(),
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,
@@ -134,7 +145,7 @@ pub(super) async fn start(
         }
     });
     let (user, agents, admin) = (addresses.user, addresses.agents, addresses.admin);
-    Ok((Hub { user, agents, admin, ca_pem, parts: vec![part] }, hub_api))
+    Ok(Hub { user, agents, admin, ca_pem, parts: vec![part] })
 }
 
 pub(super) fn loopback(port: u16) -> SocketAddr {

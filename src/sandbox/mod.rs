@@ -15,6 +15,7 @@ mod cluster;
 mod folder;
 mod guide;
 mod hub;
+mod inventory;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use self::folder::Folder;
 use crate::agent::AgentError;
 use crate::drain::Drain;
 use crate::hub::HubError;
-use crate::kubernetes::EndpointError;
+use crate::kubernetes::{self, EndpointError};
 use crate::miniapi::MiniApiError;
 use crate::name::ClusterName;
 use crate::pki::credentials::JoinError;
@@ -77,7 +78,10 @@ async fn serve(
     print: impl FnOnce(&str) -> io::Result<()>,
 ) -> Result<(), SandboxError> {
     let state = hub::state(folder, &config.clusters).await?;
-    let (hub, hub_api) = hub::start(config.port, folder, state.clone(), drains).await?;
+    let hub_api = hub::start_api(folder, drains).await?;
+    let client = kubernetes::client(&hub_api.server)?;
+    inventory::seed(&client, &config.clusters).await?;
+    let hub = hub::start(config.port, folder, state.clone(), &hub_api, drains).await?;
     let starting = config
         .clusters
         .iter()
@@ -88,6 +92,7 @@ async fn serve(
         .await
         .into_iter()
         .collect::<Result<(), _>>()?;
+    inventory::published(&client, &config.clusters).await?;
     print(&guide::text(folder.path(), &config.clusters)).map_err(SandboxError::Print)?;
     let parts = clusters.into_iter().flat_map(|cluster| cluster.parts);
     let parts: Vec<Part> = parts.chain(hub.parts).chain(hub_api.parts).collect();
@@ -211,6 +216,12 @@ pub enum SandboxError {
         /// The last answer.
         why: String,
     },
+    /// The hub's API server did not take what OCM would have written.
+    #[error("the hub's API server: {0}")]
+    Seed(#[from] kube::Error),
+    /// The hub does not publish.
+    #[error("not within {seconds} s: {0}; run it again with --log-level info", seconds = READY.as_secs())]
+    Unpublished(String),
     /// A part that should run until the end.
     #[error("a part of the sandbox ended by itself: {0}")]
     Ended(String),

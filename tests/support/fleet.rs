@@ -176,6 +176,7 @@ impl RunningHub {
             metrics: None,
             state: self.state.clone(),
             hub_api: None,
+            controllers: None,
             authn: AuthnConfig::default(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,

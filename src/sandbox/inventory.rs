@@ -1,0 +1,157 @@
+//! What Open Cluster Management would make in the hub's API: a ClusterProfile per cluster, for our
+//! publisher to fill.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{READY, SandboxError};
+use crate::inventory::{Address, InventoryConfig, api};
+use crate::name::ClusterName;
+
+/// What the hub publishes: its loopback address.
+pub(super) fn config() -> InventoryConfig {
+    InventoryConfig {
+        manager: api::OCM.to_owned(),
+        entries: vec![(api::OCM.to_owned(), Address::Host("127.0.0.1".to_owned()))],
+        serving_ca: None,
+        path_condition: false,
+    }
+}
+
+/// Makes definition, namespace and profiles; those from an earlier run of the same API stay.
+pub(super) async fn seed(client: &Client, clusters: &[ClusterName]) -> Result<(), SandboxError> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    definitions.patch(api::DEFINITION, &params(), &Patch::Apply(definition())).await?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = Namespace {
+        metadata: ObjectMeta { name: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
+        ..Namespace::default()
+    };
+    namespaces.patch(NAMESPACE, &params(), &Patch::Apply(namespace)).await?;
+    // All API servers of a sandbox are of one version.
+    let version = client.apiserver_version().await?.git_version;
+    let profiles = profiles(client);
+    for cluster in clusters {
+        let name = cluster.as_str();
+        // Another API server needs a moment before it serves what was defined just now.
+        eventually("ClusterProfiles are served", || async {
+            profiles.patch(name, &params(), &Patch::Apply(profile(cluster))).await.is_ok()
+        })
+        .await?;
+        profiles.patch_status(name, &params(), &Patch::Apply(status(cluster, &version))).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the hub has published itself in every profile.
+pub(super) async fn published(
+    client: &Client,
+    clusters: &[ClusterName],
+) -> Result<(), SandboxError> {
+    let profiles = profiles(client);
+    for cluster in clusters {
+        let what = format!("the ClusterProfile of {cluster} has an access provider");
+        eventually(&what, || async {
+            let profile = profiles.get(cluster.as_str()).await;
+            profile.is_ok_and(|profile| !api::status_list(&profile, api::PROVIDERS).is_empty())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut question: impl FnMut() -> F,
+) -> Result<(), SandboxError> {
+    let deadline = Instant::now() + READY;
+    while !question().await {
+        if Instant::now() >= deadline {
+            return Err(SandboxError::Unpublished(what.to_owned()));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+fn profiles(client: &Client) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), NAMESPACE, &api::resource(VERSION))
+}
+
+/// As OCM's own controller makes it.
+fn profile(cluster: &ClusterName) -> Value {
+    let mut profile = named(cluster);
+    profile["metadata"]["labels"] =
+        json!({api::MANAGER_LABEL: api::OCM, api::CLUSTER_LABEL: cluster});
+    profile["spec"] = json!({"displayName": cluster, "clusterManager": {"name": api::OCM}});
+    profile
+}
+
+fn status(cluster: &ClusterName, version: &str) -> Value {
+    let condition = |kind: &str, reason: &str| {
+        json!({"type": kind, "status": "True", "reason": reason, "message": "",
+            "lastTransitionTime": Timestamp::now()})
+    };
+    let mut profile = named(cluster);
+    profile["status"] = json!({
+        "version": {"kubernetes": version},
+        "conditions": [
+            condition("ControlPlaneHealthy", "ManagedClusterAvailable"),
+            condition("Joined", "ManagedClusterJoined"),
+        ],
+    });
+    profile
+}
+
+fn named(cluster: &ClusterName) -> Value {
+    json!({
+        "apiVersion": format!("{}/{VERSION}", api::GROUP), "kind": api::KIND,
+        "metadata": {"name": cluster, "namespace": NAMESPACE},
+    })
+}
+
+/// A definition without the published one's schema, which belongs to its project.
+fn definition() -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let list = |key: &str| {
+        json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key],
+            "items": {"type": "object", "required": [key], "properties": {key: {"type": "string"}},
+                "x-kubernetes-preserve-unknown-fields": true}})
+    };
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": api::DEFINITION},
+        "spec": {
+            "group": api::GROUP, "scope": "Namespaced",
+            "names": {"kind": api::KIND, "plural": api::PLURAL},
+            "versions": [{
+                "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": open,
+                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                        "properties": {
+                            "accessProviders": list("name"), "conditions": list("type")}},
+                }}},
+            }],
+        },
+    })
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply("cluster-proxy-sandbox").force()
+}
+
+/// Where OCM's examples have them.
+const NAMESPACE: &str = "cluster-inventory";
+/// What OCM serves.
+const VERSION: &str = "v1alpha1";
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(50);
