@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod identity;
 mod messages;
+mod rotation;
 mod scripted;
 mod slow;
 mod targets;
