@@ -6,15 +6,15 @@
 //! does not.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and fails loudly")]
 
+mod measure;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use measure::{Asker, median, milliseconds, quantile};
 use support::api::LIST;
 use support::bodies::{digest, source_body};
 use support::client::{Client, empty};
@@ -31,8 +31,7 @@ struct Round {
 }
 
 fn main() {
-    // `cargo test --benches` and `cargo bench -- --list` ask who is there.
-    if std::env::args().any(|arg| arg == "--list" || arg == "--test") {
+    if measure::is_asked_only() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -80,12 +79,11 @@ async fn round(pair: &Pair, client: &Client, path: &str) -> Round {
     let after = [pair.hub.cpu(), pair.agent.cpu()];
     latencies.sort_unstable();
     let requests = latencies.len() as f64;
-    let quantile = |share: f64| latencies[((requests - 1.0) * share) as usize];
     let each = |index: usize| (after[index] - before[index]).as_secs_f64() * 1e6 / requests;
     Round {
         per_second: requests / took.as_secs_f64(),
-        p50: quantile(0.5),
-        p99: quantile(0.99),
+        p50: quantile(&latencies, 0.5),
+        p99: quantile(&latencies, 0.99),
         hub: each(0),
         agent: each(1),
     }
@@ -93,19 +91,13 @@ async fn round(pair: &Pair, client: &Client, path: &str) -> Round {
 
 /// One keep-alive connection that asks again as soon as it has the whole answer.
 async fn load(client: Client, path: String, end: Instant) -> Vec<Duration> {
-    let stream = TokioIo::new(client.connect(b"http/1.1").await.unwrap());
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let mut asker = Asker::connect(&client).await;
     let mut latencies = Vec::new();
     while Instant::now() < end {
         let start = Instant::now();
-        let response = sender.send_request(client.request("GET", &path, empty())).await.unwrap();
-        assert_eq!(response.status(), 200);
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body.len(), LIST, "a whole body");
+        asker.ask(&path, LIST).await;
         latencies.push(start.elapsed());
     }
-    connection.abort();
     latencies
 }
 
@@ -136,7 +128,6 @@ async fn stream(pair: &Pair) {
 
 fn report(name: &str, rounds: &[Round]) {
     let of = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
-    let milliseconds = |value: Duration| value.as_secs_f64() * 1e3;
     println!(
         "{name:<24} {:>7.0} requests/s   p50 {:>6.2} ms   p99 {:>6.2} ms   CPU per request: hub {:>4.0} us, agent {:>4.0} us",
         of(&|round| round.per_second),
@@ -145,11 +136,6 @@ fn report(name: &str, rounds: &[Round]) {
         of(&|round| round.hub),
         of(&|round| round.agent),
     );
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 const CONNECTIONS: usize = 32;
