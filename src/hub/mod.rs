@@ -225,6 +225,7 @@ impl Hub {
             settings: Settings::default(),
             drain: tunnels.clone(),
             handshake_timeout: limits.handshake_timeout,
+            drain_timeout: self.config.drain_timeout,
             replicas: self.replicas.clone(),
         };
         let admin = Admin {

@@ -37,8 +37,11 @@ pub(crate) struct Tunnel {
     pub(crate) certificate: AgentCertificate,
     /// Opens streams on it.
     pub(crate) opener: Opener,
-    /// Cancelled once the agent said goodbye: what can go on elsewhere should.
+    /// Cancelled once the agent said goodbye, or may take nothing new: what can go on elsewhere
+    /// should.
     pub(crate) leaving: CancellationToken,
+    /// Cancelled once its key is not the enrolled one any more.
+    pub(crate) replaced: CancellationToken,
 }
 
 /// Why no stream can be had.
@@ -154,8 +157,8 @@ impl Registry {
             let lost = entry.and_then(|entry| entry.lost_at);
             let lost_now = lost.is_some_and(|at| at.elapsed() < JUST_LOST);
             // An agent that said goodbye and still finishes its streams is being replaced.
-            let leaving = entry
-                .is_some_and(|entry| entry.tunnels.iter().any(|tunnel| tunnel.opener.is_closed()));
+            let leaving =
+                entry.is_some_and(|entry| entry.tunnels.iter().any(|tunnel| tunnel.is_leaving()));
             let draining = self.shared.draining.load(Ordering::Relaxed);
             let soon = lost_now || leaving || draining || !self.is_settled();
             return Err(PickError::NoTunnel { soon });
@@ -205,8 +208,8 @@ impl Registry {
     }
 
     /// Takes over what the state says is enrolled: new names appear, removed ones go, and tunnels
-    /// whose key is not (or no longer) the enrolled one end with every stream on them. Returns the
-    /// names that went.
+    /// whose key is not (or no longer) the enrolled one end with every stream on them; where the
+    /// enrolled key replaces theirs, they only get nothing new. Returns the names that went.
     pub(crate) fn sync(&self, enrolments: &BTreeMap<ClusterName, Enrolment>) -> Vec<ClusterName> {
         let _guard = self.lock();
         let before = self.shared.clusters.load_full();
@@ -222,10 +225,18 @@ impl Registry {
                         self.shared.live.end_cluster(name, "cluster-revoked");
                         tunnel.opener.close("revoked");
                     }
-                    Some(enrolment) if enrolment.key_sha256 != tunnel.certificate.key_sha256 => {
-                        tunnel.opener.close("replaced");
+                    Some(enrolment) => {
+                        let key = &tunnel.certificate.key_sha256;
+                        if enrolment.key_sha256 == *key {
+                            continue;
+                        }
+                        if enrolment.replaces.as_ref() == Some(key) {
+                            tunnel.leaving.cancel();
+                            tunnel.replaced.cancel();
+                        } else {
+                            tunnel.opener.close("replaced");
+                        }
                     }
-                    Some(_) => {}
                 }
             }
         }
@@ -300,10 +311,14 @@ impl Registry {
 // === impl Tunnel ===
 
 impl Tunnel {
+    fn is_leaving(&self) -> bool {
+        self.opener.is_closed() || self.leaving.is_cancelled()
+    }
+
     /// Whether new requests may go here. An expired certificate lets running streams finish, and
     /// nothing else; a late ping says that the other end may be gone.
     fn is_usable(&self, now: SystemTime) -> bool {
-        !self.opener.is_closed() && !self.opener.is_suspect() && self.certificate.expires > now
+        !self.is_leaving() && !self.opener.is_suspect() && self.certificate.expires > now
     }
 }
 
@@ -328,6 +343,7 @@ mod tests {
             cluster_uid: None,
             hub_itself: false,
             revoked: false,
+            replaces: None,
         };
         registry.sync(&[(name.clone(), enrolment)].into());
         let soon = || match registry.pick(&name, StreamClass::Short) {

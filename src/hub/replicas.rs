@@ -172,6 +172,7 @@ mod tests {
             cluster_uid: None,
             hub_itself: false,
             revoked,
+            replaces: None,
         };
         let enrolments: BTreeMap<_, _> = [("c1", false), ("c2", false), ("lost", true)]
             .map(|(cluster, revoked)| (name(cluster), enrolment(revoked)))

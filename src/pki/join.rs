@@ -140,6 +140,7 @@ impl JoinService {
             cluster_uid: None,
             hub_itself: redeemed.hub_itself,
             revoked: false,
+            replaces: None,
         };
         self.state
             .edit(&document, |found: Option<Enrolment>| {
@@ -151,9 +152,11 @@ impl JoinService {
                 if decided(&found) != decided(&before) {
                     return Edit::Keep(Err(Denied::Changed));
                 }
+                let Some(found) = found else { return Edit::Write(enrolment.clone(), Ok(())) };
                 // A new key, not a new cluster: another one needs `clusters remove` first.
-                let cluster_uid = found.and_then(|found| found.cluster_uid);
-                Edit::Write(Enrolment { cluster_uid, ..enrolment.clone() }, Ok(()))
+                let cluster_uid = found.cluster_uid;
+                let replaces = (!found.revoked).then_some(found.key_sha256);
+                Edit::Write(Enrolment { cluster_uid, replaces, ..enrolment.clone() }, Ok(()))
             })
             .await??;
         Ok(granted)

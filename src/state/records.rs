@@ -30,6 +30,10 @@ pub struct Enrolment {
     /// name back.
     #[serde(default)]
     pub revoked: bool,
+    /// SHA-256 of the key before this one, hex, unless that was revoked: its agents take no new
+    /// requests, but may finish what they are at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
 }
 
 /// A join token as the hub remembers it: never the token itself. [`Document::JoinTokens`] is a map

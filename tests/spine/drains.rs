@@ -8,6 +8,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use cluster_proxy::name::ClusterName;
+
 use crate::support::client::empty;
 use crate::support::fleet::Fleet;
 use crate::support::{PATIENCE, eventually, within};
@@ -126,6 +128,39 @@ async fn watches_end_between_events() {
         let text = std::str::from_utf8(&all).unwrap();
         assert!(text.ends_with('\n'), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_replaced_lets_streams_finish_and_one_that_is_revoked_does_not() {
+    let fleet = fleet(Duration::ZERO, Duration::from_secs(60)).await;
+    let (client, folder) = (fleet.client("c1"), fleet.spoke("c1").directory.clone());
+    let open = async |path: &str| {
+        client.open(client.request("GET", path, empty())).await.unwrap().into_body()
+    };
+    let log = format!("{POD}/log?follow=true");
+    let (mut first, watch) = (open(&log).await, open(WATCH).await);
+    let slow = tokio::spawn({
+        let (client, request) = (client.clone(), client.request("GET", SLOW, empty()));
+        async move { client.send(request).await.status }
+    });
+
+    // Joined again in its folder: the agent dials with the new key, without a restart.
+    fleet.hub.enrol("c1", &folder).await;
+    assert!(within("the watch ends", PATIENCE, watch.collect()).await.is_ok());
+    fleet.wait_serves("c1", PATIENCE).await;
+    assert_eq!(within("a request of before", PATIENCE, slow).await.unwrap(), 200);
+    // Two of the new key, and the old one that is still used.
+    fleet.hub.wait_tunnels("c1", 3, PATIENCE).await;
+    assert!(first.frame().await.unwrap().is_ok(), "a log of before goes on");
+    drop(first);
+    fleet.hub.wait_tunnels("c1", 2, PATIENCE).await;
+
+    let second = open(&log).await;
+    fleet.hub.state.revoke(&ClusterName::parse("c1").unwrap()).await.unwrap();
+    fleet.hub.enrol("c1", &folder).await;
+    let cut = within("the log of a lost key", Duration::from_secs(10), second.collect()).await;
+    assert!(cut.is_err(), "although a new key has come meanwhile");
+    fleet.wait_serves("c1", PATIENCE).await;
 }
 
 #[tokio::test]

@@ -47,6 +47,8 @@ pub(crate) struct Dock {
     pub(crate) drain: Drain,
     /// How long TLS may take.
     pub(crate) handshake_timeout: Duration,
+    /// How long streams may go on under a key that was replaced.
+    pub(crate) drain_timeout: Duration,
     /// Named in hellos.
     pub(crate) replicas: Replicas,
 }
@@ -131,10 +133,8 @@ impl Dock {
                 self.probe(&cluster);
                 let ended = tokio::select! {
                     ended = &mut driver => ended,
-                    () = goodbye(opener.clone()) => {
-                        tunnel.leaving.cancel();
-                        driver.await
-                    }
+                    never = goodbye(&tunnel) => never,
+                    () = self.replaced(&tunnel) => driver.await,
                 };
                 self.registry.remove(&cluster, tunnel.id);
                 self.probe(&cluster);
@@ -181,6 +181,7 @@ impl Dock {
             certificate,
             opener: opener.clone(),
             leaving: CancellationToken::new(),
+            replaced: CancellationToken::new(),
         });
         let about = About {
             api_server_version: hello.api_server_version,
@@ -203,6 +204,23 @@ impl Dock {
             tell(&tunnel, now).await;
         }
         Ok(tunnel)
+    }
+
+    /// Ends a tunnel whose key was replaced: once nothing runs on it, or when that had its time.
+    async fn replaced(&self, tunnel: &Tunnel) {
+        tunnel.replaced.cancelled().await;
+        let cluster = &tunnel.certificate.cluster;
+        tracing::info!(%cluster, tunnel = tunnel.id, "the key was replaced: its streams may finish");
+        // An agent with both keys dials with the new one.
+        leave(tunnel).await;
+        let unused = async {
+            while tunnel.opener.load() > 0 {
+                tokio::time::sleep(UNUSED_LOOK).await;
+            }
+        };
+        // Late or not, this is the end.
+        let _ = timeout(self.drain_timeout, unused).await;
+        tunnel.opener.close("replaced");
     }
 
     fn probe(&self, cluster: &ClusterName) {
@@ -244,11 +262,13 @@ impl Refused {
     }
 }
 
-/// Ready once the agent said goodbye.
-async fn goodbye(opener: Opener) {
-    while !opener.is_closed() {
+/// Notices when the agent said goodbye; never returns.
+async fn goodbye<T>(tunnel: &Tunnel) -> T {
+    while !tunnel.opener.is_closed() {
         tokio::time::sleep(GOODBYE_LOOK).await;
     }
+    tunnel.leaving.cancel();
+    std::future::pending().await
 }
 
 fn end_label(end: &TunnelEnd) -> &'static str {
@@ -262,5 +282,7 @@ fn end_label(end: &TunnelEnd) -> &'static str {
 
 /// HTTP/2 itself, on a new tunnel.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon the last stream under a replaced key is missed.
+const UNUSED_LOOK: Duration = Duration::from_millis(200);
 /// How soon a goodbye is noticed. Requests notice at once; this is for streams that run.
 const GOODBYE_LOOK: Duration = Duration::from_secs(1);

@@ -38,6 +38,7 @@ impl World {
             cluster_uid: None,
             hub_itself: false,
             revoked: false,
+            replaces: None,
         };
         let all = names.iter().map(|name| (cluster(name), enrolment.clone()));
         let gone = self.recorder.registry.sync(&all.collect::<BTreeMap<_, _>>());

@@ -137,6 +137,8 @@ async fn neither_revoked_nor_removed_nor_replaced_keys_renew() {
         fixture.renew(agent, &fixture.service).await.unwrap();
     }
     let [revoked, removed, replaced] = agents;
+    let enrolment = async |cluster| fixture.state.enrolment(&name(cluster)).await.unwrap().unwrap();
+    let old_key = enrolment("c3").await.key_sha256;
     let withdrawn = fixture.token("c1").await;
     fixture.state.revoke(&name("c1")).await.unwrap();
     assert!(message(fixture.renew(&revoked, &fixture.service).await).contains("revoked"));
@@ -145,11 +147,13 @@ async fn neither_revoked_nor_removed_nor_replaced_keys_renew() {
     fixture.state.remove(&name("c2")).await.unwrap();
     assert!(message(fixture.renew(&removed, &fixture.service).await).contains("no cluster"));
     let current = fixture.joined("c3").await;
+    assert_eq!(enrolment("c3").await.replaces, Some(old_key));
     assert!(message(fixture.renew(&replaced, &fixture.service).await).contains("with this key"));
     fixture.renew(&current, &fixture.service).await.unwrap();
 
     // A new token brings a revoked name back, with the new key alone.
     let back = fixture.joined("c1").await;
+    assert_eq!(enrolment("c1").await.replaces, None, "nothing may go on under a lost key");
     fixture.renew(&back, &fixture.service).await.unwrap();
     assert!(fixture.renew(&revoked, &fixture.service).await.is_err());
 }

@@ -19,6 +19,7 @@ async fn a_change_is_seen_although_reading_is_cached() {
         cluster_uid: None,
         hub_itself: false,
         revoked: false,
+        replaces: None,
     };
     let write = |_: Option<Enrolment>| Edit::Write(enrolment.clone(), ());
     command.edit(&Document::Enrolment(name.clone()), write).await.unwrap();
