@@ -59,7 +59,7 @@ pub(super) async fn follow(
             Err(error) => {
                 let error = error.to_string();
                 if reported.as_ref() != Some(&error) {
-                    tracing::error!(error, "the hub cannot be published in ClusterProfiles");
+                    tracing::warn!(error, "the hub cannot be published in ClusterProfiles");
                     reported = Some(error);
                 }
             }
