@@ -8,8 +8,8 @@ mod drains;
 mod homes;
 mod hosts;
 #[cfg(feature = "sandbox")]
-#[cfg(feature = "sandbox")]
 mod inventory;
+#[cfg(feature = "sandbox")]
 mod kube_client;
 mod limits;
 #[cfg(feature = "sandbox")]
