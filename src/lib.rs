@@ -15,7 +15,7 @@
 //! | 6 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
 //! | 5 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 4 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
-//! | 3 | [`accounts`], [`inventory`] | controllers of objects on the hub's API server; neither knows the hub, nor the other |
+//! | 3 | [`accounts`], [`inventory`], [`credential`] | controllers of objects on the hub's API server, and the exec plugin; none knows the hub, nor another |
 //! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop |
 //! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`telemetry`] | the vocabulary everything shares |
 //!
@@ -26,6 +26,7 @@
 pub mod accounts;
 pub mod agent;
 pub mod cli;
+pub mod credential;
 pub mod drain;
 pub mod fleet;
 pub mod hash;

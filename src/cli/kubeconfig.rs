@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::Uri;
 use zeroize::Zeroizing;
 
-use crate::kubernetes::{self, Context};
+use crate::credential::hub::Pinned;
+use crate::kubernetes::{self, Context, ContextUser};
 use crate::name::ClusterName;
 
 /// Flags of `kubeconfig`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("from").required(true))]
 pub(crate) struct KubeconfigArgs {
     /// The hub as clients reach it, for example https://hub.example.com:9092
     #[arg(long, value_name = "URL", value_parser = server)]
@@ -29,10 +31,34 @@ pub(crate) struct KubeconfigArgs {
     #[arg(long = "cluster", value_name = "NAME", required = true, value_delimiter = ',')]
     clusters: Vec<ClusterName>,
 
-    /// File with the bearer token, or `-` for standard input; there is no flag for the token
-    /// itself, because everybody on a machine can read command lines
-    #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
+    /// A managed service account, whose current token `cluster-proxy credential` gets for kubectl from
+    /// the hub's API, whenever one is needed
+    #[arg(long = "managed-serviceaccount", value_name = "NAME", group = "from", value_parser = super::credential::account)]
+    account: Option<String>,
+
+    /// Namespace of ClusterProfiles with a copy of the account's Secret [default: the account's own
+    /// Secret, in the namespace that has the cluster's name]
+    #[arg(long, value_name = "NAMESPACE", requires = "account", conflicts_with_all = ["dir", "token_file"])]
+    namespace: Option<String>,
+
+    /// Kubeconfig of the hub's own cluster, for that; its path is written down [default: what kubectl
+    /// takes now; in a pod the pod's account]
+    #[arg(long, value_name = "FILE", requires = "account", conflicts_with_all = ["dir", "token_file"])]
+    hub_kubeconfig: Option<PathBuf>,
+
+    /// Context in it [default: its current one; written down as well]
+    #[arg(long, value_name = "NAME", requires = "account", conflicts_with_all = ["dir", "token_file"])]
+    hub_context: Option<String>,
+
+    /// Folder of a sandbox, from whose `tokens/` `cluster-proxy credential` reads for kubectl
+    #[arg(long, value_name = "DIR", group = "from")]
+    dir: Option<PathBuf>,
+
+    /// File with a bearer token that is put into the kubeconfig and is never renewed, or `-` for
+    /// standard input; there is no flag for the token itself, because everybody on a machine can read
+    /// command lines
+    #[arg(long, value_name = "FILE", group = "from")]
+    token_file: Option<PathBuf>,
 
     /// File to write, mode 0600 [default: standard output]
     #[arg(long, short, value_name = "FILE")]
@@ -60,18 +86,7 @@ fn render(args: &KubeconfigArgs) -> anyhow::Result<Zeroizing<String>> {
     if !ca_pem.contains("-----BEGIN CERTIFICATE-----") {
         bail!("--ca: `{}` holds no PEM certificate", args.ca.display());
     }
-    let token = if args.token_file == Path::new("-") {
-        read(io::stdin().lock()).context("--token-file: cannot read standard input")?
-    } else {
-        File::open(&args.token_file)
-            .and_then(read)
-            .with_context(|| format!("--token-file: cannot read `{}`", args.token_file.display()))?
-    };
-    let token = Zeroizing::new(token.trim().to_owned());
-    // The grammar of RFC 6750 section 2.1 and a little more: nothing that would split a header.
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("--token-file: expected one token and nothing else");
-    }
+    let user = Credentials::of(args)?;
     let contexts: Vec<Context> = args
         .clusters
         .iter()
@@ -79,10 +94,88 @@ fn render(args: &KubeconfigArgs) -> anyhow::Result<Zeroizing<String>> {
             name: cluster.to_string(),
             server: format!("{}/{cluster}", args.server),
             ca_pem: ca_pem.as_bytes().to_vec(),
-            token: token.clone(),
+            user: user.of_cluster(cluster),
         })
         .collect();
     Ok(kubernetes::kubeconfig(&contexts))
+}
+
+/// How every user of the file gets a token.
+enum Credentials {
+    Token(Zeroizing<String>),
+    Plugin { command: String, args: Vec<String> },
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    fn of(args: &KubeconfigArgs) -> anyhow::Result<Self> {
+        let mut plugin = vec!["credential".to_owned()];
+        match (&args.account, &args.dir, &args.token_file) {
+            (Some(account), ..) => {
+                plugin.push(format!("--managed-serviceaccount={account}"));
+                plugin.push(match &args.namespace {
+                    Some(namespace) => format!("--namespace={namespace}"),
+                    None => "--cluster-namespace".to_owned(),
+                });
+                plugin.extend(hub_access(args)?);
+            }
+            (None, Some(dir), _) => {
+                let dir =
+                    dir.canonicalize().with_context(|| format!("--dir: no `{}`", dir.display()))?;
+                plugin.push(format!("--dir={}", text(&dir)?));
+            }
+            (None, None, Some(file)) => return token(file).map(Self::Token),
+            (None, None, None) => bail!("name --managed-serviceaccount, --dir or --token-file"),
+        }
+        let command = std::env::current_exe().context("cannot tell where this program is")?;
+        Ok(Self::Plugin { command: text(&command)?.to_owned(), args: plugin })
+    }
+
+    fn of_cluster(&self, cluster: &ClusterName) -> ContextUser {
+        match self {
+            Self::Token(token) => ContextUser::Token(token.clone()),
+            Self::Plugin { command, args } => ContextUser::Plugin {
+                cluster: cluster.clone(),
+                command: command.clone(),
+                args: args.clone(),
+            },
+        }
+    }
+}
+
+/// The arguments that pin the way to the hub's API: what kubectl takes then may be this very file.
+fn hub_access(args: &KubeconfigArgs) -> anyhow::Result<Vec<String>> {
+    let pinned = Pinned::find(args.hub_kubeconfig.clone(), args.hub_context.clone())?;
+    let Some(Pinned { kubeconfig, context }) = pinned else { return Ok(Vec::new()) };
+    let same = |output: &PathBuf| match (output.canonicalize(), kubeconfig.canonicalize()) {
+        (Ok(output), Ok(kubeconfig)) => output == kubeconfig,
+        _ => false,
+    };
+    if args.output.as_ref().is_some_and(same) {
+        bail!("--output: this is the hub's kubeconfig, without which no token can be had");
+    }
+    Ok(vec![format!("--hub-kubeconfig={}", text(&kubeconfig)?), format!("--hub-context={context}")])
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().with_context(|| format!("a kubeconfig cannot hold the path {path:?}"))
+}
+
+fn token(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let token = if file == Path::new("-") {
+        read(io::stdin().lock()).context("--token-file: cannot read standard input")?
+    } else {
+        File::open(file)
+            .and_then(read)
+            .with_context(|| format!("--token-file: cannot read `{}`", file.display()))?
+    };
+    let token = Zeroizing::new(token.trim().to_owned());
+    // The grammar of RFC 6750 section 2.1 and a little more: nothing that would split a header.
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("--token-file: expected one token and nothing else");
+    }
+    Ok(token)
 }
 
 fn read(from: impl Read) -> io::Result<Zeroizing<String>> {
@@ -144,97 +237,4 @@ pub(super) fn server(value: &str) -> Result<String, String> {
 const MAX_INPUT: u64 = 1 << 20;
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: KubeconfigArgs,
-    }
-
-    fn args(folder: &Path, more: &[&str]) -> KubeconfigArgs {
-        std::fs::write(folder.join("ca"), "-----BEGIN CERTIFICATE-----\n").unwrap();
-        let at = |name: &str| folder.join(name).display().to_string();
-        let (ca, token, output) = (at("ca"), at("token"), at("output"));
-        let line = [
-            "x",
-            "--server",
-            "https://hub:9092/",
-            "--ca",
-            &ca,
-            "--token-file",
-            &token,
-            "--output",
-            &output,
-            "--cluster",
-            "c1",
-        ];
-        Line::try_parse_from(line.iter().chain(more)).unwrap().args
-    }
-
-    #[tokio::test]
-    async fn a_context_per_cluster_in_a_private_file_that_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let output = folder.path().join("output");
-        std::fs::write(folder.path().join("token"), "one\n").unwrap();
-        run(args(folder.path(), &["--cluster", "c2"])).await.unwrap();
-        let text = std::fs::read_to_string(&output).unwrap();
-        assert!(
-            text.contains("server: https://hub:9092/c1\n")
-                && text.contains("server: https://hub:9092/c2\n"),
-            "{text}"
-        );
-        assert_eq!(std::fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
-
-        std::fs::write(folder.path().join("token"), "two").unwrap();
-        let error = run(args(folder.path(), &[])).await.unwrap_err();
-        assert!(format!("{error:#}").contains("--force"), "{error:#}");
-        assert_eq!(std::fs::read_to_string(&output).unwrap(), text);
-        std::fs::set_permissions(&output, std::fs::Permissions::from_mode(0o644)).unwrap();
-        run(args(folder.path(), &["--force"])).await.unwrap();
-        assert!(std::fs::read_to_string(&output).unwrap().contains("token: two\n"));
-        assert_eq!(std::fs::metadata(&output).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[tokio::test]
-    async fn a_token_file_holds_one_token() {
-        let folder = tempfile::tempdir().unwrap();
-        for (token, works) in [
-            ("a.b.c\n", true),
-            ("", false),
-            ("\n", false),
-            ("a b", false),
-            ("a\nb", false),
-            ("\u{e9}", false),
-        ] {
-            std::fs::write(folder.path().join("token"), token).unwrap();
-            assert_eq!(run(args(folder.path(), &["--force"])).await.is_ok(), works, "{token:?}");
-        }
-    }
-
-    #[test]
-    fn a_server_is_https_without_a_path() {
-        assert_eq!(
-            server("https://hub.example.com:9092/").as_deref(),
-            Ok("https://hub.example.com:9092")
-        );
-        for good in ["https://hub", "https://127.0.0.1:9092", "https://[::1]:9092"] {
-            assert_eq!(server(good).as_deref(), Ok(good));
-        }
-        for bad in [
-            "http://hub",
-            "hub:9092",
-            "https://hub/c1",
-            "https://",
-            "https://hub?x",
-            "https://u@hub",
-        ] {
-            assert!(server(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

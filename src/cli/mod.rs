@@ -5,6 +5,7 @@
 
 mod agent;
 mod clusters;
+mod credential;
 mod hub;
 mod join;
 mod kubeconfig;
@@ -79,6 +80,8 @@ enum Command {
     Miniapi(miniapi::MiniapiArgs),
     /// Write a kubeconfig for clusters behind the hub
     Kubeconfig(kubeconfig::KubeconfigArgs),
+    /// Give kubectl the token of a managed service account (exec plugin of such kubeconfigs)
+    Credential(credential::CredentialArgs),
 }
 
 /// Runs the command line of this process.
@@ -116,6 +119,8 @@ impl Command {
     fn log_level(&self) -> &'static str {
         match self {
             Self::Hub(_) | Self::Agent(_) => "info",
+            // Its standard error has one line, and is kubectl's.
+            Self::Credential(_) => "off",
             // Commands whose output is for people keep quiet unless something is wrong.
             _ => "warn",
         }
@@ -133,6 +138,7 @@ impl Command {
             #[cfg(feature = "sandbox")]
             Self::Miniapi(args) => miniapi::run(args).await,
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
+            Self::Credential(args) => credential::run(args).await,
         }
     }
 }

@@ -147,7 +147,7 @@ pub enum EndpointError {
 }
 
 /// Reads a whole file, and not a byte more than `limit`.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+pub fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut content = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut content)?;

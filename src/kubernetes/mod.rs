@@ -9,8 +9,8 @@ mod token;
 mod written;
 
 pub use client::{client, describe};
-pub use endpoint::{ApiServer, Credentials, EndpointError, pod_namespace};
+pub use endpoint::{ApiServer, Credentials, EndpointError, pod_namespace, read_bounded};
 pub use get::{ApiReader, DOCUMENTS, GetError};
 pub use spokes::SpokeClients;
 pub use token::{Claims, TokenSource};
-pub use written::{Context, kubeconfig};
+pub use written::{Context, ContextUser, kubeconfig};

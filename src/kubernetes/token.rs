@@ -27,6 +27,8 @@ pub struct Claims {
     pub issuer: Option<String>,
     /// `aud`, as a list.
     pub audiences: Vec<String>,
+    /// `exp`, seconds since 1970.
+    pub expires: Option<u64>,
 }
 
 struct Token {
@@ -87,7 +89,7 @@ impl Token {
         let mut header = HeaderValue::from_str(&value)
             .map_err(|_| "the token has characters that no header can carry")?;
         header.set_sensitive(true);
-        Ok(Self { header, claims: peek(token) })
+        Ok(Self { header, claims: Claims::of(token) })
     }
 }
 
@@ -104,34 +106,40 @@ fn unusable(what: &'static str) -> EndpointError {
     EndpointError::Unusable(what.to_owned())
 }
 
-/// `iss` and `aud` of a JWT (RFC 7519), unverified; nothing for a token that is none.
-fn peek(token: &str) -> Claims {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Audience {
-        One(String),
-        Many(Vec<String>),
-    }
-    #[derive(Deserialize)]
-    struct Payload {
-        iss: Option<String>,
-        aud: Option<Audience>,
-    }
-    let payload = token
-        .split('.')
-        .nth(1)
-        .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok())
-        .and_then(|json| serde_json::from_slice::<Payload>(&json).ok());
-    let Some(payload) = payload else {
-        return Claims::default();
-    };
-    Claims {
-        issuer: payload.iss,
-        audiences: match payload.aud {
-            Some(Audience::One(one)) => vec![one],
-            Some(Audience::Many(many)) => many,
-            None => Vec::new(),
-        },
+// === impl Claims ===
+
+impl Claims {
+    /// What `token` says of itself, unverified; nothing for a token that is no JWT (RFC 7519).
+    pub fn of(token: &str) -> Self {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Audience {
+            One(String),
+            Many(Vec<String>),
+        }
+        #[derive(Deserialize)]
+        struct Payload {
+            iss: Option<String>,
+            aud: Option<Audience>,
+            exp: Option<serde_json::Number>,
+        }
+        let payload = token
+            .split('.')
+            .nth(1)
+            .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok())
+            .and_then(|json| serde_json::from_slice::<Payload>(&json).ok());
+        let Some(payload) = payload else {
+            return Self::default();
+        };
+        Self {
+            issuer: payload.iss,
+            audiences: match payload.aud {
+                Some(Audience::One(one)) => vec![one],
+                Some(Audience::Many(many)) => many,
+                None => Vec::new(),
+            },
+            expires: payload.exp.and_then(|at| at.as_u64()),
+        }
     }
 }
 
@@ -152,12 +160,14 @@ mod tests {
 
     #[test]
     fn peeks_into_a_jwt_and_into_nothing_else() {
-        let claims = peek(&jwt(&serde_json::json!({"iss": "i", "aud": ["a", "b"]})));
+        assert_eq!(Claims::of(&jwt(&serde_json::json!({"exp": 12}))).expires, Some(12));
+        assert_eq!(Claims::of(&jwt(&serde_json::json!({"exp": -1}))).expires, None);
+        let claims = Claims::of(&jwt(&serde_json::json!({"iss": "i", "aud": ["a", "b"]})));
         assert_eq!(claims.issuer.as_deref(), Some("i"));
         assert_eq!(claims.audiences, ["a", "b"]);
-        assert_eq!(peek(&jwt(&serde_json::json!({"aud": "a"}))).audiences, ["a"]);
+        assert_eq!(Claims::of(&jwt(&serde_json::json!({"aud": "a"}))).audiences, ["a"]);
         for other in ["", "opaque", "a.b.c", "..", "a.e30"] {
-            assert_eq!(peek(other), Claims::default(), "{other}");
+            assert_eq!(Claims::of(other), Claims::default(), "{other}");
         }
     }
 

@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::name::ClusterName;
+
 /// One context of a kubeconfig, with a cluster and a user of the same name.
 #[derive(Clone)]
 pub struct Context {
@@ -14,11 +16,27 @@ pub struct Context {
     pub server: String,
     /// CA bundle of the server, PEM.
     pub ca_pem: Vec<u8>,
-    /// Bearer token.
-    pub token: Zeroizing<String>,
+    /// How its user gets a token.
+    pub user: ContextUser,
 }
 
-/// The YAML of a kubeconfig with `contexts`, the first of which is current. It holds the tokens:
+/// How a user of a kubeconfig gets a token.
+#[derive(Clone)]
+pub enum ContextUser {
+    /// It is in the file.
+    Token(Zeroizing<String>),
+    /// A plugin gives it when it is needed.
+    Plugin {
+        /// The cluster that the plugin is told.
+        cluster: ClusterName,
+        /// The program; an absolute path, because kubectl runs anywhere.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+}
+
+/// The YAML of a kubeconfig with `contexts`, the first of which is current. It may hold tokens:
 /// write it to a file of mode 0600.
 pub fn kubeconfig(contexts: &[Context]) -> Zeroizing<String> {
     let file = File {
@@ -31,12 +49,13 @@ pub fn kubeconfig(contexts: &[Context]) -> Zeroizing<String> {
                 cluster: Cluster {
                     server: &context.server,
                     certificate_authority_data: STANDARD.encode(&context.ca_pem),
+                    extensions: context.user.extensions(),
                 },
             })
             .collect(),
         users: contexts
             .iter()
-            .map(|context| NamedUser { name: &context.name, user: User { token: &context.token } })
+            .map(|context| NamedUser { name: &context.name, user: context.user.written() })
             .collect(),
         contexts: contexts
             .iter()
@@ -75,6 +94,21 @@ struct NamedCluster<'a> {
 struct Cluster<'a> {
     server: &'a str,
     certificate_authority_data: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<[NamedExtension<'a>; 1]>,
+}
+
+/// What client-go hands to the plugin as `spec.cluster.config`.
+#[derive(Serialize)]
+struct NamedExtension<'a> {
+    name: &'static str,
+    extension: Extension<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Extension<'a> {
+    cluster_name: &'a ClusterName,
 }
 
 #[derive(Serialize)]
@@ -84,8 +118,43 @@ struct NamedUser<'a> {
 }
 
 #[derive(Serialize)]
-struct User<'a> {
-    token: &'a str,
+#[serde(rename_all = "lowercase")]
+enum User<'a> {
+    Token(&'a str),
+    Exec(Exec<'a>),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Exec<'a> {
+    api_version: &'static str,
+    command: &'a str,
+    args: &'a [String],
+    interactive_mode: &'static str,
+    provide_cluster_info: bool,
+}
+
+// === impl ContextUser ===
+
+impl ContextUser {
+    fn extensions(&self) -> Option<[NamedExtension<'_>; 1]> {
+        let Self::Plugin { cluster, .. } = self else { return None };
+        let extension = Extension { cluster_name: cluster };
+        Some([NamedExtension { name: "client.authentication.k8s.io/exec", extension }])
+    }
+
+    fn written(&self) -> User<'_> {
+        match self {
+            Self::Token(token) => User::Token(token),
+            Self::Plugin { command, args, .. } => User::Exec(Exec {
+                api_version: "client.authentication.k8s.io/v1",
+                command,
+                args,
+                interactive_mode: "Never",
+                provide_cluster_info: true,
+            }),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -111,7 +180,7 @@ mod tests {
             name: name.to_owned(),
             server: format!("https://{name}.example.com:9092"),
             ca_pem: format!("-----BEGIN {name}\n").repeat(50).into_bytes(),
-            token: Zeroizing::new(token.to_owned()),
+            user: ContextUser::Token(Zeroizing::new(token.to_owned())),
         };
         // Names and tokens that YAML would rather read as numbers, truths and comments.
         let written = [
@@ -126,9 +195,33 @@ mod tests {
             assert_eq!(read.authority(), format!("{}.example.com:9092", context.name));
             assert_eq!(read.ca_pem, context.ca_pem);
             let Credentials::Token(token) = read.credentials else { panic!("no token") };
-            assert_eq!(token, context.token);
+            let ContextUser::Token(written) = &context.user else { panic!("no token") };
+            assert_eq!(token, *written);
         }
         let current = ApiServer::from_kubeconfig(file.path(), None).unwrap();
         assert_eq!(current.host, "c1.example.com");
+    }
+
+    #[test]
+    fn a_plugin_is_told_its_cluster() {
+        let context = Context {
+            name: "c1".to_owned(),
+            server: "https://hub/c1".to_owned(),
+            ca_pem: b"ca".to_vec(),
+            user: ContextUser::Plugin {
+                cluster: "c1".parse().unwrap(),
+                command: "/opt/cluster proxy".to_owned(),
+                args: vec!["credential".to_owned(), "--dir=a: b".to_owned()],
+            },
+        };
+        let read: serde_json::Value = serde_saphyr::from_str(&kubeconfig(&[context])).unwrap();
+        let extension = serde_json::json!({"name": "client.authentication.k8s.io/exec",
+            "extension": {"clusterName": "c1"}});
+        assert_eq!(read["clusters"][0]["cluster"]["extensions"], serde_json::json!([extension]));
+        let exec = serde_json::json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "/opt/cluster proxy",
+            "args": ["credential", "--dir=a: b"], "interactiveMode": "Never",
+            "provideClusterInfo": true}});
+        assert_eq!(read["users"][0]["user"], exec);
     }
 }

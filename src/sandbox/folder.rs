@@ -5,12 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use super::cluster::Cluster;
 use super::hub::{Hub, HubApi};
 use super::{HUB, SandboxError};
-use crate::kubernetes::{self, Context};
+use crate::kubernetes::{self, Context, ContextUser};
 use crate::name::ClusterName;
 use crate::state;
 
@@ -109,14 +108,14 @@ impl Folder {
                 name: name.to_owned(),
                 server: format!("{}/{name}", hub.url()),
                 ca_pem: hub.ca_pem.clone().into_bytes(),
-                token: cluster.token.clone(),
+                user: ContextUser::Token(cluster.token.clone()),
             });
         }
         contexts.push(Context {
             name: HUB.to_owned(),
             server: hub_api.url.clone(),
             ca_pem: hub_api.ca_pem.clone().into_bytes(),
-            token: Zeroizing::new(hub_api.token.to_string()),
+            user: ContextUser::Token(hub_api.token.clone()),
         });
         self.write(&self.path.join("ca.crt"), &hub.ca_pem)?;
         self.write(&self.path.join("urls.json"), &format!("{:#}\n", Value::from(urls)))?;

@@ -10,7 +10,7 @@ use crate::support::process::{Kubectl, Process, free_port, text};
 use crate::support::{PATIENCE, eventually};
 use crate::verbs;
 
-async fn start(directory: &Path, port: u16) -> Process {
+pub(crate) async fn start(directory: &Path, port: u16) -> Process {
     let port = port.to_string();
     let mut sandbox =
         Process::start("sandbox", directory, &["sandbox", "--dir", "box", "--port", &port]);

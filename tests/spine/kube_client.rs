@@ -14,7 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use cluster_proxy::kubernetes::{Context, kubeconfig};
+use cluster_proxy::kubernetes::{Context, ContextUser, kubeconfig};
 
 use crate::support::{PATIENCE, eventually, within};
 use crate::world::World;
@@ -28,7 +28,7 @@ async fn client(world: &World) -> kube::Client {
         name: "c1".to_owned(),
         server: format!("https://localhost:{}/c1", world.fleet.hub.addresses.user.port()),
         ca_pem: world.fleet.hub.ca_pem.clone().into_bytes(),
-        token: token.into(),
+        user: ContextUser::Token(token.into()),
     }]);
     let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
     let options = KubeConfigOptions::default();
