@@ -1,6 +1,8 @@
 //! Managed service accounts made real: for each `ManagedServiceAccount` in the namespace of an
 //! enrolled cluster, a ServiceAccount and a token on the spoke, and a Secret and a status on the hub.
 //!
+//! No hub runs it yet: what is missing is a place beside `inventory` in `hub/controllers.rs`.
+//!
 //! ```text
 //!  accounts, Secrets (watch) --\                      /--> spoke: ServiceAccount, TokenRequest, TokenReview
 //!  spokes' ServiceAccounts -----+--> queue -> controller

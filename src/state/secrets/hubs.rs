@@ -295,8 +295,8 @@ fn now() -> MicroTime {
 /// What the name of a hub's Lease begins with; its id is the rest.
 const HUB: &str = "cluster-proxy-hub-";
 const COMPONENT: &str = "hub";
-/// Annotation with the [`Replica`] as JSON. All annotations of an object may have 256 KiB: the names
-/// of some 4,000 clusters.
+/// Annotation with the [`Replica`] as JSON. All annotations of an object may have 256 KiB,
+/// the names of its clusters among them.
 const DESCRIPTION: &str = "cluster-proxy/replica";
 
 /// How long a Lease has to stand still until its hub counts as dead.

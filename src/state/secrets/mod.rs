@@ -25,7 +25,7 @@ use crate::hash;
 use crate::name::ClusterName;
 
 /// A [`Store`] in one namespace of the hub's API server. A document is a Secret of its own, and its
-/// version is the Secret's resourceVersion. A Secret holds 1 MiB: the owners of some 8,000 keys.
+/// version is the Secret's resourceVersion. A Secret holds 1 MiB, the owners of all keys too.
 pub struct SecretStore {
     secrets: Api<Secret>,
     namespace: String,
