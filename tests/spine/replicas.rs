@@ -15,6 +15,16 @@ async fn wait_ready(hub: &RunningHub, patience: Duration) {
     .await;
 }
 
+/// Waits until each living hub has told the others that it serves `cluster`.
+async fn wait_told(fleet: &Fleet, cluster: &str) {
+    let cluster = ClusterName::parse(cluster).unwrap();
+    eventually("each hub says whom it serves", PATIENCE, || async {
+        let living = fleet.hub.state.replicas().await.unwrap();
+        living.iter().all(|hub| hub.settled && hub.connected.contains(&cluster)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_agent_reaches_every_hub_behind_a_balancer() {
     let mut fleet = Fleet::start(&[]).await;
@@ -36,6 +46,8 @@ async fn an_agent_reaches_every_hub_behind_a_balancer() {
         assert_eq!(through(hub).get("/c1/version").await.status, 200);
     }
 
+    // A new hub waits for what its peers say that they serve; each says so at its next look.
+    wait_told(&fleet, "c1").await;
     // One dies: the others serve. A new one is found, waits until it can serve, and then is ready.
     let mut dead = others.remove(0);
     balancer.remove(dead.addresses.agents);
@@ -57,12 +69,7 @@ async fn an_agent_reaches_every_hub_behind_a_balancer() {
     }
     let living = fleet.hub.state.replicas().await.unwrap();
     assert_eq!(living.len(), 3, "{living:?}");
-    let c1 = ClusterName::parse("c1").unwrap();
-    eventually("each says whom it serves", PATIENCE, || async {
-        let living = fleet.hub.state.replicas().await.unwrap();
-        living.iter().all(|hub| hub.settled && hub.connected.contains(&c1)).then_some(())
-    })
-    .await;
+    wait_told(&fleet, "c1").await;
 }
 
 #[tokio::test]
