@@ -14,7 +14,9 @@ pub(crate) const CLUSTERS: [&str; 2] = ["c1", "c2"];
 /// Everything ends when this is dropped.
 pub(crate) struct Fleet {
     pub(crate) hub: Process,
-    others: Vec<Process>,
+    /// In the order of [`CLUSTERS`].
+    agents: Vec<Process>,
+    apis: Vec<Process>,
     addresses: Addresses,
     kubectl: [Kubectl; 2],
     directory: TempDir,
@@ -26,26 +28,36 @@ impl Fleet {
     /// Starts all of it and waits until kubectl is served; says that `test` is skipped where there
     /// is no kubectl.
     pub(crate) async fn start(test: &str) -> Option<Self> {
+        Self::build(test, false).await
+    }
+
+    /// The same with an API server for the hub's own cluster, where the hub publishes itself.
+    pub(crate) async fn with_hub_api(test: &str) -> Option<Self> {
+        Self::build(test, true).await
+    }
+
+    async fn build(test: &str, hub_api: bool) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path();
         let file = |cluster| directory.join(format!("{cluster}.user.kubeconfig"));
         let first = Kubectl::new(test, &file(CLUSTERS[0]))?;
         let kubectl = [first, Kubectl::new(test, &file(CLUSTERS[1]))?];
-        let (mut hub, addresses) = start_hub(directory);
+        let mut apis = Vec::new();
+        let mut addresses = init_hub(directory);
+        if hub_api {
+            apis.push(start_api(directory, "hub").await);
+            addresses.hub_api = Some("hub.api/kubeconfig");
+        }
+        let mut hub = run_hub(directory, &addresses);
         hub.wait_for("listening", PATIENCE).await;
-        let mut others = Vec::new();
+        let mut agents = Vec::new();
         for (cluster, kubectl) in CLUSTERS.into_iter().zip(&kubectl) {
-            let address = format!("127.0.0.1:{}", free_port());
-            let files = format!("{cluster}.api");
-            let args = ["miniapi", "--address", &address, "--dir", &files, "--name", cluster];
-            let mut api = Process::start(&files, directory, &args);
-            api.wait_for_start("ready", PATIENCE).await;
+            apis.push(start_api(directory, cluster).await);
             join(directory, cluster, &addresses.agents);
-            let files = directory.join(files);
+            let files = directory.join(format!("{cluster}.api"));
             let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));
             std::fs::copy(files.join("agent.kubeconfig"), kubeconfig).unwrap();
-            others.push(start_agent(directory, cluster, &addresses.agents));
-            others.push(api);
+            agents.push(start_agent(directory, cluster, &addresses.agents));
             let token = std::fs::read_to_string(files.join("tokens/test")).unwrap();
             write_kubeconfig(directory, &addresses.user, cluster, &token);
             eventually("kubectl is served", PATIENCE, || {
@@ -54,7 +66,7 @@ impl Fleet {
             })
             .await;
         }
-        Some(Self { hub, others, addresses, kubectl, directory: folder })
+        Some(Self { hub, agents, apis, addresses, kubectl, directory: folder })
     }
 
     /// Where all of it runs.
@@ -64,7 +76,18 @@ impl Fleet {
 
     /// kubectl on one of the [`CLUSTERS`].
     pub(crate) fn kubectl(&self, cluster: &str) -> &Kubectl {
-        &self.kubectl[CLUSTERS.iter().position(|known| *known == cluster).unwrap()]
+        &self.kubectl[index(cluster)]
+    }
+
+    /// kubectl with all rights, straight at an API server: that of one of the [`CLUSTERS`], or `hub`.
+    pub(crate) fn admin(&self, name: &str) -> Kubectl {
+        let file = self.directory().join(format!("{name}.api/kubeconfig"));
+        Kubectl::new("", &file).unwrap()
+    }
+
+    /// URL of the hub, without a cluster.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.addresses.user)
     }
 
     /// Starts the hub again, after it was stopped or killed.
@@ -75,7 +98,7 @@ impl Fleet {
 
     /// Stops all of it kindly.
     pub(crate) async fn stop(&mut self) {
-        for process in &mut self.others {
+        for process in self.agents.iter_mut().chain(&mut self.apis) {
             process.stop(PATIENCE).await;
         }
         assert!(self.hub.stop(PATIENCE).await.success());
@@ -87,23 +110,48 @@ pub(crate) struct Addresses {
     pub(crate) user: String,
     pub(crate) agents: String,
     pub(crate) admin: String,
+    /// Kubeconfig of the hub's own API server.
+    hub_api: Option<&'static str>,
 }
 
 /// Makes the state of a hub and starts it.
 pub(crate) fn start_hub(directory: &Path) -> (Process, Addresses) {
-    let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
-    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
-    let addresses = Addresses { user, agents, admin };
+    let addresses = init_hub(directory);
     (run_hub(directory, &addresses), addresses)
 }
 
-fn run_hub(directory: &Path, Addresses { user, agents, admin }: &Addresses) -> Process {
+fn init_hub(directory: &Path) -> Addresses {
+    let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
+    run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
+    Addresses { user, agents, admin, hub_api: None }
+}
+
+fn run_hub(directory: &Path, addresses: &Addresses) -> Process {
+    let Addresses { user, agents, admin, hub_api } = addresses;
     #[rustfmt::skip]
-    let hub = Process::start("hub", directory, &[
+    let mut args = vec![
         "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
         "--admin-address", admin, "--access-log", "access.log", "--drain-timeout", "2s",
-    ]);
-    hub
+    ];
+    let url = format!("https://{user}");
+    if let Some(kubeconfig) = hub_api {
+        args.extend(["--hub-kubeconfig", kubeconfig, "--publish-url", &url]);
+    }
+    Process::start("hub", directory, &args)
+}
+
+/// An API server whose files are in `NAME.api`.
+async fn start_api(directory: &Path, name: &str) -> Process {
+    let address = format!("127.0.0.1:{}", free_port());
+    let files = format!("{name}.api");
+    let args = ["miniapi", "--address", &address, "--dir", &files, "--name", name];
+    let mut api = Process::start(&files, directory, &args);
+    api.wait_for_start("ready", PATIENCE).await;
+    api
+}
+
+fn index(cluster: &str) -> usize {
+    CLUSTERS.iter().position(|known| *known == cluster).unwrap()
 }
 
 /// Both halves of `join`: what the hub prints is run word for word.

@@ -1,0 +1,69 @@
+//! One of the programs of `tests/consumers`, and what it says it sees.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::process::Process;
+use crate::support::{PATIENCE, eventually, skipped};
+
+/// A running program. Killed when it is dropped.
+pub(crate) struct Program {
+    process: Process,
+}
+
+// === impl Program ===
+
+impl Program {
+    /// Where `tests/consumers/build` puts `name`; says that `test` is skipped where it is not.
+    pub(crate) fn find(test: &str, name: &str) -> Option<PathBuf> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/consumers").join(name);
+        if !path.is_file() {
+            skipped(test, "there are no consumers", "tests/consumers/build");
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Starts `name` in `directory`, with the hub's own API server as the one it belongs to.
+    ///
+    /// # Panics
+    /// When it has not been built.
+    pub(crate) fn start(name: &str, directory: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(Self::find("", name).unwrap());
+        command.args(args).current_dir(directory).env_clear().stdin(Stdio::null());
+        command.env("HOME", directory).env("KUBECONFIG", "hub.api/kubeconfig");
+        // Each one has a log of its own.
+        let mut names = (1..).map(|number| format!("{name}-{number}"));
+        let free = |name: &String| !directory.join(format!("{name}.log")).exists();
+        Self { process: Process::spawn(&names.find(free).unwrap(), directory, command) }
+    }
+
+    /// Every event by now, oldest first.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        // The last line may not be whole yet.
+        self.process.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The events of one kind.
+    pub(crate) fn all(&self, kind: &str) -> Vec<Value> {
+        self.events().into_iter().filter(|event| event["event"] == kind).collect()
+    }
+
+    /// Requests that failed and answers that were cut.
+    pub(crate) fn failures(&self) -> Vec<Value> {
+        let mut failures = self.all("failed");
+        failures.extend(self.all("cut"));
+        failures
+    }
+
+    /// Waits until an event is as `wanted`, and returns it.
+    pub(crate) async fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, PATIENCE, || {
+            let found = self.events().into_iter().find(&wanted);
+            async move { found }
+        })
+        .await
+    }
+}
