@@ -1,20 +1,18 @@
 //! What is published for every cluster, from the configuration and the certificates that are served:
 //! the URL and the authorities, checked as a client would check them.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::Uri;
 use rustls_pki_types::CertificateDer;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use super::desired::Publication;
 use super::metrics::Metrics;
 use super::{InventoryConfig, Surroundings};
 use crate::pki::tls::{self, Presented, TlsError};
+use crate::pki::trust::{self, TrustError};
 use crate::pki::{ca, inspect};
 
 /// Where consumers reach the hub.
@@ -64,19 +62,9 @@ pub(super) async fn follow(
                 }
             }
         }
-        // Certificates are announced; an operator's file is not.
-        let look_again = async {
-            match config.serving_ca {
-                Some(_) => tokio::time::sleep(FILE_INTERVAL).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = presented.changed() => if changed.is_err() {
-                // The hub is going away, and we with it.
-                return std::future::pending().await;
-            },
-            () = look_again => {}
+        if !trust::changed(config.serving_ca.as_deref(), &mut presented).await {
+            // The hub is going away, and we with it.
+            return std::future::pending().await;
         }
     }
 }
@@ -87,21 +75,7 @@ async fn make(
     presented: &Presented,
     now: SystemTime,
 ) -> Result<Publication, Unpublishable> {
-    let authorities = match &config.serving_ca {
-        Some(path) => read(path.clone()).await?,
-        None => presented.authorities.clone(),
-    };
-    let mut seen = BTreeSet::new();
-    let authorities: Vec<_> = authorities
-        .into_iter()
-        .filter(|one| inspect::is_authority(one) && seen.insert(one.to_vec()))
-        .collect();
-    if authorities.is_empty() {
-        return Err(match &config.serving_ca {
-            Some(path) => Unpublishable::NoAuthority(path.clone()),
-            None => Unpublishable::ForeignCertificate,
-        });
-    }
+    let authorities = trust::authorities(config.serving_ca.as_deref(), presented).await?;
     let mut entries = Vec::with_capacity(config.entries.len());
     for (name, address) in &config.entries {
         let url = resolve(address, port, presented)?;
@@ -152,42 +126,12 @@ fn leads_beyond(name: &str) -> bool {
     }
 }
 
-async fn read(path: PathBuf) -> Result<Vec<CertificateDer<'static>>, Unpublishable> {
-    let mut pem = Vec::new();
-    let outcome = async {
-        let file = tokio::fs::File::open(&path).await?;
-        file.take(MAX_BUNDLE + 1).read_to_end(&mut pem).await
-    };
-    let outcome = outcome.await;
-    let unusable = |why: String| Unpublishable::File { path: path.clone(), why };
-    outcome.map_err(|error| unusable(error.to_string()))?;
-    if pem.len() as u64 > MAX_BUNDLE {
-        return Err(unusable(format!("larger than {MAX_BUNDLE} bytes")));
-    }
-    ca::certificates(&pem).map_err(|error| unusable(error.to_string()))
-}
-
 /// Why nothing can be published.
 #[derive(Debug, thiserror::Error)]
 enum Unpublishable {
-    /// An operator's certificate without its authority.
-    #[error(
-        "the serving certificate is not of the hub's own authority: name the authority's certificate with --serving-ca"
-    )]
-    ForeignCertificate,
-    /// The file cannot be read or used.
-    #[error("--serving-ca: cannot use {path}: {why}")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
-    /// Only leaves: verifiers need an authority.
-    #[error(
-        "--serving-ca: {0} holds no authority's certificate; a serving certificate is not enough"
-    )]
-    NoAuthority(PathBuf),
+    /// Nothing to verify it by.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Only loopback names.
     #[error(
         "the serving certificate has no name that leads beyond this machine: name the URL with --publish-url"
@@ -205,14 +149,10 @@ enum Unpublishable {
     },
 }
 
-/// As often as the hub looks for its own certificates.
-const FILE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// All public authorities together fit, and so do some entries with it into one object (1.5 MiB).
-const MAX_BUNDLE: u64 = 256 << 10;
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::pki::ca::Authority;
 

@@ -16,6 +16,7 @@ mod pin;
 pub mod serving;
 pub mod tls;
 pub mod token;
+pub mod trust;
 
 #[cfg(test)]
 mod testing;
