@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{READY, SandboxError};
+use super::{READY, SandboxError, definitions};
 use crate::inventory::{Address, InventoryConfig, api};
 use crate::name::ClusterName;
 
@@ -29,7 +29,9 @@ pub(super) fn config() -> InventoryConfig {
 /// Makes definition, namespace and profiles; those from an earlier run of the same API stay.
 pub(super) async fn seed(client: &Client, clusters: &[ClusterName]) -> Result<(), SandboxError> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    definitions.patch(api::DEFINITION, &params(), &Patch::Apply(definition())).await?;
+    definitions
+        .patch(api::DEFINITION, &params(), &Patch::Apply(definitions::cluster_profiles(VERSION)))
+        .await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = Namespace {
         metadata: ObjectMeta { name: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
@@ -115,33 +117,6 @@ fn named(cluster: &ClusterName) -> Value {
     json!({
         "apiVersion": format!("{}/{VERSION}", api::GROUP), "kind": api::KIND,
         "metadata": {"name": cluster, "namespace": NAMESPACE},
-    })
-}
-
-/// A definition without the published one's schema, which belongs to its project.
-fn definition() -> Value {
-    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let list = |key: &str| {
-        json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key],
-            "items": {"type": "object", "required": [key], "properties": {key: {"type": "string"}},
-                "x-kubernetes-preserve-unknown-fields": true}})
-    };
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": api::DEFINITION},
-        "spec": {
-            "group": api::GROUP, "scope": "Namespaced",
-            "names": {"kind": api::KIND, "plural": api::PLURAL},
-            "versions": [{
-                "name": VERSION, "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
-                    "spec": open,
-                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                        "properties": {
-                            "accessProviders": list("name"), "conditions": list("type")}},
-                }}},
-            }],
-        },
     })
 }
 

@@ -12,6 +12,7 @@
 //! | `data/` | keys, certificates and state: what a second run finds again |
 
 mod cluster;
+pub mod definitions;
 mod folder;
 mod guide;
 mod hub;

@@ -7,20 +7,16 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::super::api::{COPIED, ManagedServiceAccount, NAMESPACES as ONLY, SYNC, SYNCED_FROM};
-use super::definitions;
 use super::world::{NAMESPACES, World, eventually, keys, namespace};
+use crate::sandbox::definitions;
 
 const GROUP: &str = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces";
 
 /// A hub that serves ClusterProfiles, with namespaces for them.
 async fn start(clusters: &[&str]) -> World {
     let world = World::start(clusters).await;
-    let definition = definitions::definition(
-        "multicluster.x-k8s.io",
-        "v1alpha1",
-        "ClusterProfile",
-        "clusterprofiles",
-    );
+    let definition =
+        definitions::open("multicluster.x-k8s.io", "v1alpha1", "ClusterProfile", "clusterprofiles");
     world.define(&definition).await;
     for name in ["team", "other"] {
         world.hub.post(NAMESPACES, &namespace(name)).await;

@@ -1,7 +1,6 @@
 //! The controller as a whole, between in-memory APIs, in simulated time.
 
 mod copies;
-mod definitions;
 mod flow;
 mod refusals;
 mod scale;

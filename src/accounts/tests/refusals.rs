@@ -9,9 +9,9 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::super::api::{MANAGED, MANAGED_NAMESPACE, ManagedServiceAccount};
-use super::definitions;
 use super::world::{NAMESPACES, World, eventually, namespace};
 use crate::name::ClusterName;
+use crate::sandbox::definitions;
 
 const ADDONS: &str = "/apis/addon.open-cluster-management.io/v1alpha1/namespaces";
 
@@ -181,7 +181,7 @@ async fn accounts_that_are_defined_later_are_served() {
 async fn where_ocms_own_addon_serves_we_stand_back_unless_told_otherwise() {
     for take_over in [false, true] {
         let world = World::build(&["c1", "c2"], take_over, false).await;
-        let definition = definitions::definition(
+        let definition = definitions::open(
             "addon.open-cluster-management.io",
             "v1alpha1",
             "ManagedClusterAddOn",

@@ -27,11 +27,11 @@ use tower::Service;
 
 use super::super::api::{Condition, MANAGED_NAMESPACE, ManagedServiceAccount, TOKEN};
 use super::super::{Accounts, AccountsConfig};
-use super::definitions;
 use crate::fleet::{ClusterState, Fleet, TunnelState};
 use crate::kubernetes::SpokeClients;
 use crate::miniapi::testing::{Fault, InMemory, Wire};
 use crate::name::ClusterName;
+use crate::sandbox::definitions;
 
 /// One API, and what was asked of it by the controller.
 #[derive(Clone)]

@@ -18,6 +18,7 @@ use cluster_proxy::kubernetes::{self, ApiServer, Credentials};
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
 use cluster_proxy::pki::ca::{self, Authority};
 use cluster_proxy::pki::tls::Presented;
+use cluster_proxy::sandbox::definitions::cluster_profiles;
 
 use crate::support::{PATIENCE, eventually, skipped};
 
@@ -53,34 +54,18 @@ pub(crate) fn definitions(test: &str) -> Vec<Definition> {
     all
 }
 
-/// A definition of our own.
+/// A definition of our own, with lists that merge by key or are replaced whole.
 pub(crate) fn own(version: &str, keyed: bool) -> Value {
-    let list = |key: &str| match keyed {
-        true => json!({"type": "array", "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": [key],
-            "items": {"type": "object", "required": [key],
-                "properties": {key: {"type": "string"}},
-                "x-kubernetes-preserve-unknown-fields": true}}),
-        false => json!({"type": "array", "items": {"type": "object",
-            "x-kubernetes-preserve-unknown-fields": true}}),
-    };
-    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": api::DEFINITION},
-        "spec": {
-            "group": api::GROUP, "scope": "Namespaced",
-            "names": {"kind": api::KIND, "plural": api::PLURAL},
-            "versions": [{
-                "name": version, "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
-                    "spec": open,
-                    "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                        "properties": {"accessProviders": list("name"), "conditions": list("type")}},
-                }}},
-            }],
-        },
-    })
+    let mut definition = cluster_profiles(version);
+    if !keyed {
+        let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let status = &mut schema["properties"]["status"]["properties"];
+        for list in status.as_object_mut().unwrap().values_mut() {
+            let list = list.as_object_mut().unwrap();
+            list.retain(|key, _| !key.starts_with("x-kubernetes-list"));
+        }
+    }
+    definition
 }
 
 // === impl World ===
