@@ -114,7 +114,7 @@ pub(super) fn end(account: &ManagedServiceAccount) -> Option<Timestamp> {
 pub(super) struct Authorities {
     /// Of the spoke's own API server.
     pub(super) spoke: String,
-    /// Of the hub's user listener.
+    /// Of the hub's user listener; empty where it is not known.
     pub(super) proxy: String,
 }
 
@@ -130,6 +130,7 @@ pub(super) fn secret(
         (SPOKE_CA, authorities.spoke.as_bytes()),
         (PROXY_CA, authorities.proxy.as_bytes()),
     ];
+    let data = data.into_iter().filter(|(_, value)| !value.is_empty());
     let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.to_vec())));
     Secret {
         metadata: ObjectMeta {
@@ -140,7 +141,7 @@ pub(super) fn secret(
             owner_references: Some(account.owner_ref(&()).into_iter().collect()),
             ..ObjectMeta::default()
         },
-        data: Some(data.into()),
+        data: Some(data.collect()),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     }

@@ -1,8 +1,6 @@
 //! Managed service accounts made real: for each `ManagedServiceAccount` in the namespace of an
 //! enrolled cluster, a ServiceAccount and a token on the spoke, and a Secret and a status on the hub.
 //!
-//! No hub runs it yet: what is missing is a place beside `inventory` in `hub/controllers.rs`.
-//!
 //! ```text
 //!  accounts, Secrets (watch) --\                      /--> spoke: ServiceAccount, TokenRequest, TokenReview
 //!  spokes' ServiceAccounts -----+--> queue -> controller
@@ -77,7 +75,7 @@ pub struct AccountsConfig {
     pub spokes: Arc<dyn SpokeClients>,
     /// Who is enrolled and connected.
     pub fleet: watch::Receiver<Fleet>,
-    /// CA bundle of the user listener, PEM.
+    /// CA bundle of the user listener, PEM; empty where it is not known.
     pub serving_ca: watch::Receiver<Arc<str>>,
     /// Namespace of managed ServiceAccounts on spokes. The agent must not live in it.
     pub namespace: String,

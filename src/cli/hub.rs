@@ -14,6 +14,7 @@ use clap::Args;
 use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
 use super::state::StateArgs;
+use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
 use crate::hub::hosts::AllowedHost;
@@ -229,9 +230,6 @@ fn access_log(value: &str) -> Result<AccessLog, String> {
         path => Ok(AccessLog::File(path.into())),
     }
 }
-
-/// Where Open Cluster Management keeps managed service accounts on a spoke.
-const MANAGED_NAMESPACE: &str = "open-cluster-management-managed-serviceaccount";
 
 /// A balancer asks for readiness every few seconds, and believes the third answer.
 const NOTICED: Duration = Duration::from_secs(10);

@@ -92,7 +92,7 @@ impl StateArgs {
 }
 
 /// A namespace's name, an RFC 1123 label.
-fn namespace(value: &str) -> Result<String, &'static str> {
+pub(super) fn namespace(value: &str) -> Result<String, &'static str> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let good = (1..=63).contains(&value.len())
         && value.bytes().all(inner)

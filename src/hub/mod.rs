@@ -81,7 +81,7 @@ use via::Pseudonym;
 use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
-pub use controllers::ControllersConfig;
+pub use controllers::{AccountsOptions, ControllersConfig};
 
 /// A hub with its listeners bound.
 pub struct Hub {
@@ -149,7 +149,7 @@ impl Hub {
             let parts = HubParts {
                 id: replicas.id(),
                 port: addresses.user.port(),
-                fleet: registry.subscribe(),
+                registry: &registry,
                 presented: tls.presented(),
                 collected: &collected,
             };

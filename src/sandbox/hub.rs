@@ -116,6 +116,7 @@ pub(super) async fn start(
         controllers: Some(ControllersConfig {
             server: hub_api.server.clone(),
             lease_namespace: "default".to_owned(),
+            accounts: None,
             inventory: Some(inventory::config()),
         }),
         authn: AuthnConfig::default(),

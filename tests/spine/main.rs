@@ -2,6 +2,8 @@
 //! anything but a loopback. `tests/README.md` says which upstream and security cases are here.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "sandbox")]
+mod accounts;
 mod budgets;
 mod drains;
 #[cfg(feature = "sandbox")]

@@ -1,4 +1,7 @@
-//! A hub and a spoke whose API server is the in-memory Kubernetes API.
+//! Spokes whose API servers are in-memory Kubernetes APIs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -6,16 +9,24 @@ use tokio::sync::oneshot;
 use cluster_proxy::drain::Drain;
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig, provision};
 
+use crate::support::agent::RunningAgent;
 use crate::support::client::{Client, empty, full};
-use crate::support::fleet::{Fleet, RunningAgent};
+use crate::support::fleet::Fleet;
 use crate::support::part::Part;
 
 /// A hub and one spoke, `c1`.
 pub(crate) struct World {
     pub(crate) fleet: Fleet,
-    /// Of the spoke's API server itself.
-    admin: Client,
-    _agent: RunningAgent,
+    pub(crate) spoke: MiniSpoke,
+}
+
+/// An in-memory Kubernetes API, and the agent beside it.
+pub(crate) struct MiniSpoke {
+    pub(crate) name: String,
+    /// Of the API server itself, with all rights.
+    pub(crate) admin: Client,
+    pub(crate) directory: PathBuf,
+    agent: Option<RunningAgent>,
     _api: Part,
 }
 
@@ -24,38 +35,19 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start() -> Self {
         let fleet = Fleet::hub_only().await;
-        let (bound, started) = oneshot::channel();
-        let api = Part::start("miniapi", move || async move {
-            let mut config = MiniApiConfig::new("c1", "127.0.0.1:0".parse().unwrap());
-            config.names.push("localhost".to_owned());
-            let api = MiniApi::bind(config).await.unwrap();
-            let admin = Client::new(api.address(), api.ca_pem()).token(&api.admin_token());
-            assert!(bound.send((admin, provision::provision_agent(&api))).is_ok());
-            api.run(Drain::new()).await;
-        });
-        let (admin, kubeconfig) = started.await.unwrap();
-        let directory = fleet.dir.path().join("c1");
-        fleet.hub.enrol("c1", &directory).await;
-        std::fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
-        let agent = RunningAgent::start("c1", &directory, fleet.hub.addresses.agents);
-        fleet.hub.wait_healthy("c1").await;
-        Self { fleet, admin, _agent: agent, _api: api }
+        let spoke = MiniSpoke::join("c1", &fleet).await;
+        Self { fleet, spoke }
     }
 
     pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
-        let mut request = self.admin.request("POST", path, full(object.to_string()));
-        request.headers_mut().insert("content-type", "application/json".parse().unwrap());
-        let answer = self.admin.send(request).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text());
-        answer.json()
+        self.spoke.create(path, object).await
     }
 
     pub(crate) async fn delete(&self, path: &str) {
-        let answer = self.admin.send(self.admin.request("DELETE", path, empty())).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text());
+        self.spoke.delete(path).await;
     }
 
-    /// A ServiceAccount with all rights.
+    /// A ServiceAccount without rights.
     pub(crate) async fn account(&self, name: &str) {
         self.create(
             ACCOUNTS,
@@ -65,16 +57,9 @@ impl World {
         .await;
     }
 
+    /// Gives it all rights.
     pub(crate) async fn bind(&self, name: &str) {
-        self.create(
-            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                "metadata": {"name": name},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                    "name": "cluster-admin"},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}]}),
-        )
-        .await;
+        self.spoke.bind("default", name).await;
     }
 
     /// A client of the hub with a token of `name`, bound to `object` where that is one.
@@ -88,6 +73,83 @@ impl World {
             "spec": {"boundObjectRef": object}});
         let answer = self.create(&format!("{ACCOUNTS}/{name}/token"), request).await;
         answer["status"]["token"].as_str().unwrap().to_owned()
+    }
+}
+
+// === impl MiniSpoke ===
+
+impl MiniSpoke {
+    /// Starts it and its agent, and waits until the hub's probe of it came back.
+    pub(crate) async fn join(name: &str, fleet: &Fleet) -> Self {
+        let (bound, started) = oneshot::channel();
+        let cluster = name.to_owned();
+        let api = Part::start("miniapi", move || async move {
+            let mut config = MiniApiConfig::new(&cluster, "127.0.0.1:0".parse().unwrap());
+            config.names.push("localhost".to_owned());
+            let api = MiniApi::bind(config).await.unwrap();
+            let admin = Client::new(api.address(), api.ca_pem()).token(&api.admin_token());
+            assert!(bound.send((admin, provision::provision_agent(&api))).is_ok());
+            api.run(Drain::new()).await;
+        });
+        let (admin, kubeconfig) = started.await.unwrap();
+        let directory = fleet.dir.path().join(name);
+        fleet.hub.enrol(name, &directory).await;
+        std::fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
+        let mut spoke = Self { name: name.to_owned(), admin, directory, agent: None, _api: api };
+        spoke.start_agent(fleet.hub.addresses.agents);
+        fleet.hub.wait_healthy(name).await;
+        spoke
+    }
+
+    /// Starts its agent.
+    pub(crate) fn start_agent(&mut self, hub: SocketAddr) {
+        self.agent = Some(self.agent_beside(hub));
+    }
+
+    /// Another agent of it.
+    pub(crate) fn agent_beside(&self, hub: SocketAddr) -> RunningAgent {
+        RunningAgent::start(&self.name, &self.directory, hub)
+    }
+
+    /// Ends its agent as SIGKILL does.
+    pub(crate) fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
+        self.write("POST", "application/json", path, object).await
+    }
+
+    pub(crate) async fn merge(&self, path: &str, patch: Value) -> Value {
+        self.write("PATCH", "application/merge-patch+json", path, patch).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) {
+        let answer = self.admin.send(self.admin.request("DELETE", path, empty())).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text());
+    }
+
+    /// Gives a ServiceAccount all rights.
+    pub(crate) async fn bind(&self, namespace: &str, name: &str) {
+        self.create(
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                    "name": "cluster-admin"},
+                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]}),
+        )
+        .await;
+    }
+
+    async fn write(&self, method: &str, content: &str, path: &str, object: Value) -> Value {
+        let mut request = self.admin.request(method, path, full(object.to_string()));
+        request.headers_mut().insert("content-type", content.parse().unwrap());
+        let answer = self.admin.send(request).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text());
+        answer.json()
     }
 }
 

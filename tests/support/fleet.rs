@@ -10,16 +10,17 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use cluster_proxy::agent::{Agent, AgentConfig};
 use cluster_proxy::drain::Drain;
-use cluster_proxy::hub::authn::AuthnConfig;
+use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
-use cluster_proxy::hub::{AccessLog, Addresses, Hub, HubConfig};
+use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig};
+use cluster_proxy::kubernetes::ApiReader;
 use cluster_proxy::name::ClusterName;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
 use cluster_proxy::state::{FolderStore, State};
 
+use super::agent::RunningAgent;
 use super::api::FakeApi;
 use super::client::{Client, plain_get};
 use super::part::Part;
@@ -38,6 +39,8 @@ pub(crate) struct RunningHub {
     pub(crate) state: State,
     pub(crate) ca_pem: String,
     pub(crate) access_log: PathBuf,
+    /// Of the next start: what it writes to the API server of its own, which is the hub's API then.
+    pub(crate) controllers: Option<ControllersConfig>,
     /// Of the next start.
     pub(crate) limits: Limits,
     /// Of the next start.
@@ -56,12 +59,6 @@ pub(crate) struct Spoke {
     pub(crate) api: FakeApi,
     pub(crate) directory: PathBuf,
     agent: Option<RunningAgent>,
-}
-
-/// An agent on a thread of its own.
-pub(crate) struct RunningAgent {
-    drain: Drain,
-    part: Part,
 }
 
 // === impl Fleet ===
@@ -86,17 +83,27 @@ impl Fleet {
 
     /// A hub with these limits that nobody has joined.
     pub(crate) async fn limited(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = FolderStore::open(dir.path().join("hub")).unwrap();
-        Self::of(State::new(Arc::new(store)), limits, dir).await
+        let (state, dir) = on_disk();
+        Self::of(state, limits, None, dir).await
+    }
+
+    /// A hub with an API of its own, which nobody has joined.
+    pub(crate) async fn controlling(controllers: ControllersConfig) -> Self {
+        let (state, dir) = on_disk();
+        Self::of(state, Limits::default(), Some(controllers), dir).await
     }
 
     /// A hub on this state, which is empty.
     pub(crate) async fn on(state: State) -> Self {
-        Self::of(state, Limits::default(), tempfile::tempdir().unwrap()).await
+        Self::of(state, Limits::default(), None, tempfile::tempdir().unwrap()).await
     }
 
-    async fn of(state: State, limits: Limits, dir: TempDir) -> Self {
+    async fn of(
+        state: State,
+        limits: Limits,
+        controllers: Option<ControllersConfig>,
+        dir: TempDir,
+    ) -> Self {
         authorities::init(&state, &["localhost".to_owned(), "127.0.0.1".to_owned()]).await.unwrap();
         let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -107,6 +114,7 @@ impl Fleet {
             state,
             ca_pem,
             access_log,
+            controllers,
             limits,
             allowed_hosts: AllowedHosts::default(),
             min_drain: Duration::ZERO,
@@ -175,8 +183,11 @@ impl RunningHub {
             admin: self.addresses.admin,
             metrics: None,
             state: self.state.clone(),
-            hub_api: None,
-            controllers: None,
+            hub_api: self.controllers.as_ref().map(|controllers| {
+                let reader = ApiReader::new(controllers.server.clone()).unwrap();
+                Arc::new(reader) as Arc<dyn HubApi>
+            }),
+            controllers: self.controllers.clone(),
             authn: AuthnConfig::default(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
@@ -213,6 +224,7 @@ impl RunningHub {
             state,
             ca_pem: self.ca_pem.clone(),
             access_log: self.access_log.clone(),
+            controllers: self.controllers.clone(),
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             min_drain: self.min_drain,
@@ -311,34 +323,6 @@ impl Drop for RunningHub {
     }
 }
 
-// === impl RunningAgent ===
-
-impl RunningAgent {
-    /// Starts the agent of the cluster `name`, which has joined in `directory` and finds its
-    /// kubeconfig there.
-    pub(crate) fn start(name: &str, directory: &Path, hub: SocketAddr) -> Self {
-        let drain = Drain::new();
-        let config = AgentConfig {
-            hub: vec![format!("localhost:{}", hub.port())],
-            directory: directory.to_owned(),
-            kubeconfig: Some(directory.join("kubeconfig")),
-            tunnels: 2,
-            audiences: Vec::new(),
-            issuers: Vec::new(),
-            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-            drain_timeout: Duration::from_secs(1),
-        };
-        let running = drain.clone();
-        let part = Part::start(&format!("agent-{name}"), move || async move {
-            let agent = Agent::build(config).await.unwrap();
-            agent.run(running).await.unwrap();
-            // Its streams may go on after it; who stopped it ends them.
-            std::future::pending().await
-        });
-        Self { drain, part }
-    }
-}
-
 // === impl Spoke ===
 
 impl Spoke {
@@ -360,7 +344,7 @@ impl Spoke {
     /// Ends the agent as SIGKILL does.
     pub(crate) fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
-            agent.part.kill();
+            agent.kill();
         }
     }
 
@@ -372,19 +356,11 @@ impl Spoke {
     }
 }
 
-// === impl RunningAgent ===
-
-impl RunningAgent {
-    /// Ends it as SIGTERM does.
-    pub(crate) async fn stop(self, patience: Duration) {
-        self.drain.finish(patience).await;
-        self.part.kill();
-    }
-
-    /// Ends it as SIGKILL does.
-    pub(crate) fn kill(self) {
-        self.part.kill();
-    }
+/// An empty state in a folder.
+fn on_disk() -> (State, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FolderStore::open(dir.path().join("hub")).unwrap();
+    (State::new(Arc::new(store)), dir)
 }
 
 /// Short, so that a test can wait for it; far above what loopback needs.

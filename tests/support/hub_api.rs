@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use http::Request;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
@@ -46,6 +48,19 @@ impl HubApi {
     /// A client with all rights.
     pub(crate) fn client(&self) -> kube::Client {
         kubernetes::client(&self.server).unwrap()
+    }
+
+    /// Makes an object in the collection `path`.
+    pub(crate) async fn create(&self, path: &str, object: &Value) {
+        let body = object.to_string().into_bytes();
+        let request = Request::post(path).header("content-type", "application/json").body(body);
+        self.client().request::<Value>(request.unwrap()).await.unwrap();
+    }
+
+    /// The object at `path`.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let request = Request::get(path).body(Vec::new()).unwrap();
+        self.client().request(request).await.unwrap()
     }
 
     /// One key of a Secret, a text.

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this module")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod agent;
 pub(crate) mod api;
 pub(crate) mod balancer;
 pub(crate) mod bodies;

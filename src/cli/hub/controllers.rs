@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
+use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::cli::kubeconfig;
-use crate::hub::ControllersConfig;
+use crate::cli::state::namespace;
+use crate::hub::{AccountsOptions, ControllersConfig};
 use crate::inventory::api::OCM;
 use crate::inventory::{Address, InventoryConfig};
 use crate::kubernetes::{self, ApiServer};
@@ -19,6 +21,16 @@ pub(super) struct ControllerArgs {
     /// `default` outside of one]
     #[arg(long, env = "CLUSTER_PROXY_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     lease_namespace: Option<String>,
+
+    /// Namespace of managed service accounts on the spokes, or `off` to serve none. No agent may live
+    /// in it
+    #[arg(long, env = "CLUSTER_PROXY_ACCOUNTS_NAMESPACE", value_name = "NAMESPACE|off", default_value = MANAGED_NAMESPACE, value_parser = namespace)]
+    accounts_namespace: String,
+
+    /// Serve managed service accounts of clusters that Open Cluster Management's own add-on serves,
+    /// too
+    #[arg(long, env = "CLUSTER_PROXY_TAKE_OVER")]
+    take_over: bool,
 
     /// URL of the hub for consumers of ClusterProfiles, or `off` to publish nothing [default: the
     /// Service cluster-proxy of the pod's namespace; outside of a pod, the first name of the serving
@@ -66,7 +78,16 @@ impl ControllerArgs {
         Ok(ControllersConfig {
             server,
             lease_namespace: lease_namespace.unwrap_or_else(|| "default".to_owned()),
+            accounts: self.accounts(),
             inventory: self.inventory(namespace)?,
+        })
+    }
+
+    fn accounts(&self) -> Option<AccountsOptions> {
+        (self.accounts_namespace != "off").then(|| AccountsOptions {
+            namespace: self.accounts_namespace.clone(),
+            take_over: self.take_over,
+            serving_ca: self.serving_ca.clone(),
         })
     }
 
@@ -156,6 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn accounts_have_a_namespace_of_their_own_unless_they_are_off() {
+        let accounts =
+            |args: &[&str]| Line::try_parse_from(["x"].iter().chain(args)).unwrap().args.accounts();
+        let by_default = accounts(&[]).unwrap();
+        assert_eq!(by_default.namespace, MANAGED_NAMESPACE);
+        assert!(!by_default.take_over && accounts(&["--take-over"]).unwrap().take_over);
+        assert_eq!(accounts(&["--accounts-namespace", "off"]), None);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for (args, works) in [
             (&["--publish-also", "a=https://a,b=https://b"][..], true),
@@ -167,6 +198,9 @@ mod tests {
             (&["--publish-name", ""], false),
             (&["--publish-manager", "karmada"], true),
             (&["--publish-manager", "a,b=c"], false),
+            (&["--accounts-namespace", "managed-1"], true),
+            (&["--accounts-namespace", "a/b"], false),
+            (&["--accounts-namespace", "-a"], false),
         ] {
             assert_eq!(read(args, None).is_some(), works, "{args:?}");
         }

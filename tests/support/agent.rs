@@ -1,0 +1,55 @@
+//! An agent in this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use cluster_proxy::agent::{Agent, AgentConfig};
+use cluster_proxy::drain::Drain;
+
+use super::part::Part;
+
+/// An agent on a thread of its own.
+pub(crate) struct RunningAgent {
+    drain: Drain,
+    part: Part,
+}
+
+// === impl RunningAgent ===
+
+impl RunningAgent {
+    /// Starts the agent of the cluster `name`, which has joined in `directory` and finds its
+    /// kubeconfig there.
+    pub(crate) fn start(name: &str, directory: &Path, hub: SocketAddr) -> Self {
+        let drain = Drain::new();
+        let config = AgentConfig {
+            hub: vec![format!("localhost:{}", hub.port())],
+            directory: directory.to_owned(),
+            kubeconfig: Some(directory.join("kubeconfig")),
+            tunnels: 2,
+            audiences: Vec::new(),
+            issuers: Vec::new(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let running = drain.clone();
+        let part = Part::start(&format!("agent-{name}"), move || async move {
+            let agent = Agent::build(config).await.unwrap();
+            agent.run(running).await.unwrap();
+            // Its streams may go on after it; who stopped it ends them.
+            std::future::pending().await
+        });
+        Self { drain, part }
+    }
+
+    /// Ends it as SIGTERM does.
+    pub(crate) async fn stop(self, patience: Duration) {
+        self.drain.finish(patience).await;
+        self.part.kill();
+    }
+
+    /// Ends it as SIGKILL does.
+    pub(crate) fn kill(self) {
+        self.part.kill();
+    }
+}
