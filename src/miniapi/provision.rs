@@ -48,11 +48,16 @@ pub fn provision_agent(api: &MiniApi) -> String {
 /// Makes a ServiceAccount `name` with all rights in the managed namespace, and returns a token of
 /// it that lives for `lifetime`.
 pub fn managed_token(api: &MiniApi, name: &str, lifetime: Duration) -> String {
-    let cluster = &*api.cluster;
-    ensure_account(cluster, MANAGED_NAMESPACE, name);
-    let binding = format!("{MANAGED_NAMESPACE}:{name}");
-    bind_cluster(cluster, &binding, "cluster-admin", service_account(MANAGED_NAMESPACE, name));
+    ensure_account(&api.cluster, MANAGED_NAMESPACE, name);
+    managed_rights(api, name);
     api.token(MANAGED_NAMESPACE, name, &[], lifetime)
+}
+
+/// Gives all rights to the ServiceAccount `name` of the managed namespace, which may come later.
+pub fn managed_rights(api: &MiniApi, name: &str) {
+    let binding = format!("{MANAGED_NAMESPACE}:{name}");
+    let subject = service_account(MANAGED_NAMESPACE, name);
+    bind_cluster(&api.cluster, &binding, "cluster-admin", subject);
 }
 
 /// A kubeconfig with all rights, for people.

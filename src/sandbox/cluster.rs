@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::folder::Folder;
 use super::hub::{Hub, loopback};
-use super::{Drains, PATIENCE, Part, READY, SandboxError};
+use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts};
 use crate::agent::{Agent, AgentConfig};
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::miniapi::{MiniApi, MiniApiConfig, provision};
@@ -24,8 +24,6 @@ pub(super) struct Cluster {
     pub(super) name: ClusterName,
     /// URL of its API server, which nobody but its agent needs.
     pub(super) api_url: String,
-    /// Token of a managed service account with all rights.
-    pub(super) token: Zeroizing<String>,
     pub(super) parts: Vec<Part>,
 }
 
@@ -44,7 +42,7 @@ impl Cluster {
         config.directory = Some(folder.cluster_api(&name));
         let api = MiniApi::bind(config).await?;
         let api_url = api.url();
-        let token = Zeroizing::new(provision::managed_token(&api, ACCOUNT, TOKEN_LIFE));
+        provision::managed_rights(&api, accounts::NAME);
         let directory = folder.agent(&name);
         let kubeconfig = directory.join("kubeconfig");
         folder.write(&kubeconfig, &provision::provision_agent(&api))?;
@@ -77,18 +75,22 @@ impl Cluster {
                 Err(source) => SandboxError::Agent { cluster, source },
             }
         });
-        Ok(Self { name, api_url, token, parts: vec![api, agent] })
+        Ok(Self { name, api_url, parts: vec![api, agent] })
     }
 
-    /// Ready once a request of the written token came back from the API server through the hub.
-    pub(super) async fn answers(&self, hub: &Hub) -> Result<(), SandboxError> {
+    /// Ready once a request with `token` came back from the API server through the hub.
+    pub(super) async fn answers(
+        &self,
+        hub: &Hub,
+        token: &Zeroizing<String>,
+    ) -> Result<(), SandboxError> {
         let reader = ApiReader::new(ApiServer {
             host: hub.user.ip().to_string(),
             port: hub.user.port(),
             server_name: hub.user.ip().to_string(),
             ca_pem: hub.ca_pem.clone().into(),
             ca_file: None,
-            credentials: Credentials::Token(self.token.clone()),
+            credentials: Credentials::Token(token.clone()),
         })?;
         let path = format!("/{}/api/v1/nodes", self.name);
         let deadline = Instant::now() + READY;
@@ -136,12 +138,6 @@ fn message(body: &[u8]) -> String {
     let status: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     status["message"].as_str().unwrap_or_default().to_owned()
 }
-
-/// Name of the managed service account.
-const ACCOUNT: &str = "test";
-
-/// Life of its token.
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Tunnels of an agent, as by default.
 const TUNNELS: usize = 2;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::cluster::Cluster;
 use super::hub::{Hub, HubApi};
@@ -86,12 +87,12 @@ impl Folder {
             .map_err(|source| SandboxError::Folder { path: path.to_owned(), source })
     }
 
-    /// Writes what people and scripts need to reach the hub and the clusters.
+    /// Writes what people and scripts need to reach the hub and the clusters, each with its token.
     pub(super) fn publish(
         &self,
         hub: &Hub,
         hub_api: &HubApi,
-        clusters: &[Cluster],
+        clusters: &[(Cluster, Zeroizing<String>)],
     ) -> Result<(), SandboxError> {
         let mut urls = Map::new();
         let mut url = |name: &str, url: &str| urls.insert(name.to_owned(), Value::from(url));
@@ -100,15 +101,15 @@ impl Folder {
         url("admin", &format!("http://{}", hub.admin));
         url("hub-api", &hub_api.url);
         let mut contexts = Vec::new();
-        for cluster in clusters {
+        for (cluster, token) in clusters {
             let name = cluster.name.as_str();
             url(&format!("{name}-api"), &cluster.api_url);
-            self.write(&self.path.join("tokens").join(name), &cluster.token)?;
+            self.write(&self.path.join("tokens").join(name), token)?;
             contexts.push(Context {
                 name: name.to_owned(),
                 server: format!("{}/{name}", hub.url()),
                 ca_pem: hub.ca_pem.clone().into_bytes(),
-                user: ContextUser::Token(cluster.token.clone()),
+                user: ContextUser::Token(token.clone()),
             });
         }
         contexts.push(Context {

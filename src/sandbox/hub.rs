@@ -7,7 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::folder::Folder;
-use super::{Drains, HUB, PATIENCE, Part, SandboxError, inventory};
+use super::{Drains, HUB, PATIENCE, Part, SandboxError, accounts, inventory};
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
@@ -116,7 +116,7 @@ pub(super) async fn start(
         controllers: Some(ControllersConfig {
             server: hub_api.server.clone(),
             lease_namespace: "default".to_owned(),
-            accounts: None,
+            accounts: Some(accounts::options()),
             inventory: Some(inventory::config()),
         }),
         authn: AuthnConfig::default(),

@@ -1,8 +1,6 @@
 //! What Open Cluster Management would make in the hub's API: a ClusterProfile per cluster, for our
 //! publisher to fill.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
@@ -10,9 +8,8 @@ use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::{READY, SandboxError, definitions};
+use super::{SandboxError, definitions, eventually};
 use crate::inventory::{Address, InventoryConfig, api};
 use crate::name::ClusterName;
 
@@ -32,12 +29,7 @@ pub(super) async fn seed(client: &Client, clusters: &[ClusterName]) -> Result<()
     definitions
         .patch(api::DEFINITION, &params(), &Patch::Apply(definitions::cluster_profiles(VERSION)))
         .await?;
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = Namespace {
-        metadata: ObjectMeta { name: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
-        ..Namespace::default()
-    };
-    namespaces.patch(NAMESPACE, &params(), &Patch::Apply(namespace)).await?;
+    namespace(client, NAMESPACE).await?;
     // All API servers of a sandbox are of one version.
     let version = client.apiserver_version().await?.git_version;
     let profiles = profiles(client);
@@ -45,7 +37,7 @@ pub(super) async fn seed(client: &Client, clusters: &[ClusterName]) -> Result<()
         let name = cluster.as_str();
         // Another API server needs a moment before it serves what was defined just now.
         eventually("ClusterProfiles are served", || async {
-            profiles.patch(name, &params(), &Patch::Apply(profile(cluster))).await.is_ok()
+            profiles.patch(name, &params(), &Patch::Apply(profile(cluster))).await.ok()
         })
         .await?;
         profiles.patch_status(name, &params(), &Patch::Apply(status(cluster, &version))).await?;
@@ -63,25 +55,23 @@ pub(super) async fn published(
         let what = format!("the ClusterProfile of {cluster} has an access provider");
         eventually(&what, || async {
             let profile = profiles.get(cluster.as_str()).await;
-            profile.is_ok_and(|profile| !api::status_list(&profile, api::PROVIDERS).is_empty())
+            let is_published =
+                profile.is_ok_and(|profile| !api::status_list(&profile, api::PROVIDERS).is_empty());
+            is_published.then_some(())
         })
         .await?;
     }
     Ok(())
 }
 
-async fn eventually<F: Future<Output = bool>>(
-    what: &str,
-    mut question: impl FnMut() -> F,
-) -> Result<(), SandboxError> {
-    let deadline = Instant::now() + READY;
-    while !question().await {
-        if Instant::now() >= deadline {
-            return Err(SandboxError::Unpublished(what.to_owned()));
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-    Ok(())
+/// Makes a namespace.
+pub(super) async fn namespace(client: &Client, name: &str) -> kube::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = Namespace {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        ..Namespace::default()
+    };
+    namespaces.patch(name, &params(), &Patch::Apply(namespace)).await.map(drop)
 }
 
 fn profiles(client: &Client) -> Api<DynamicObject> {
@@ -120,7 +110,8 @@ fn named(cluster: &ClusterName) -> Value {
     })
 }
 
-fn params() -> PatchParams {
+/// How the sandbox writes.
+pub(super) fn params() -> PatchParams {
     PatchParams::apply("cluster-proxy-sandbox").force()
 }
 
@@ -128,5 +119,3 @@ fn params() -> PatchParams {
 const NAMESPACE: &str = "cluster-inventory";
 /// What OCM serves.
 const VERSION: &str = "v1alpha1";
-/// Between two questions.
-const AGAIN: Duration = Duration::from_millis(50);

@@ -11,6 +11,7 @@
 //! | `access.log` | the hub's access log |
 //! | `data/` | keys, certificates and state: what a second run finds again |
 
+mod accounts;
 mod cluster;
 pub mod definitions;
 mod folder;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all, try_join_all};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 use self::cluster::Cluster;
 use self::folder::Folder;
@@ -82,20 +84,23 @@ async fn serve(
     let hub_api = hub::start_api(folder, drains).await?;
     let client = kubernetes::client(&hub_api.server)?;
     inventory::seed(&client, &config.clusters).await?;
+    accounts::seed(&client, &config.clusters).await?;
     let hub = hub::start(config.port, folder, state.clone(), &hub_api, drains).await?;
     let starting = config
         .clusters
         .iter()
         .map(|name| Cluster::start(name.clone(), folder, &state, &hub.agents, drains));
     let clusters = try_join_all(starting).await?;
+    let tokens = accounts::tokens(&client, &config.clusters).await?;
+    let clusters: Vec<_> = clusters.into_iter().zip(tokens).collect();
     folder.publish(&hub, &hub_api, &clusters)?;
-    join_all(clusters.iter().map(|cluster| cluster.answers(&hub)))
+    join_all(clusters.iter().map(|(cluster, token)| cluster.answers(&hub, token)))
         .await
         .into_iter()
         .collect::<Result<(), _>>()?;
     inventory::published(&client, &config.clusters).await?;
     print(&guide::text(folder.path(), &config.clusters)).map_err(SandboxError::Print)?;
-    let parts = clusters.into_iter().flat_map(|cluster| cluster.parts);
+    let parts = clusters.into_iter().flat_map(|(cluster, _)| cluster.parts);
     let parts: Vec<Part> = parts.chain(hub.parts).chain(hub_api.parts).collect();
     let (ended, _, _) = select_all(parts).await;
     Err(ended.unwrap_or_else(|error| SandboxError::Ended(error.to_string())))
@@ -135,6 +140,23 @@ fn check_names(clusters: &[ClusterName]) -> Result<(), SandboxError> {
         }
     }
     Ok(())
+}
+
+/// Asks until the answer is there.
+async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut question: impl FnMut() -> F,
+) -> Result<T, SandboxError> {
+    let deadline = Instant::now() + READY;
+    loop {
+        if let Some(answer) = question().await {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            return Err(SandboxError::Missing(what.to_owned()));
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// Why a sandbox could not start or go on.
@@ -220,9 +242,9 @@ pub enum SandboxError {
     /// The hub's API server did not take what OCM would have written.
     #[error("the hub's API server: {0}")]
     Seed(#[from] kube::Error),
-    /// The hub does not publish.
+    /// The hub does not do its part.
     #[error("not within {seconds} s: {0}; run it again with --log-level info", seconds = READY.as_secs())]
-    Unpublished(String),
+    Missing(String),
     /// A part that should run until the end.
     #[error("a part of the sandbox ended by itself: {0}")]
     Ended(String),
@@ -233,6 +255,9 @@ pub enum SandboxError {
 
 /// Context and folder name of the hub's own API.
 const HUB: &str = "hub";
+
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Streams that run when the sandbox stops get this long: nobody's work depends on them.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -43,6 +43,15 @@ async fn kubectl_works_on_both_clusters_over_both_protocols() {
 
     // One cluster's token is refused by name of nothing on the other.
     let token = std::fs::read_to_string(directory.path().join("box/tokens/cluster1")).unwrap();
+    // It is that of a managed service account, which lives in the hub's API.
+    let hub = kubectl.context("hub");
+    let template = "go-template={{.data.token | base64decode}}";
+    let minted = hub.run(&["get", "secret", "test", "--namespace=cluster1", "-o", template]);
+    assert_eq!(minted.trim(), token.trim());
+    let validity = "jsonpath={.spec.rotation.validity} {.status.tokenSecretRef.name}";
+    let accounts =
+        ["get", "managedserviceaccounts", "test", "--namespace=cluster1", "-o", validity];
+    assert_eq!(hub.run(&accounts), "24h0m0s test");
     let flag = format!("--token={}", token.trim());
     let own = kubectl.context("cluster1").output(&["get", "nodes", &flag]);
     assert!(own.status.success(), "{}", text(&own));
