@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::drain::Drain;
-use crate::miniapi::provision::{admin_kubeconfig, managed_token, provision_agent, write_private};
+use crate::kubernetes;
 use crate::miniapi::{MiniApi, MiniApiConfig};
 use crate::name::ClusterName;
+use crate::sandbox::provision;
+use crate::state;
 
 /// Flags of `miniapi`.
 #[derive(Debug, clap::Args)]
@@ -38,15 +40,21 @@ pub(crate) async fn run(args: MiniapiArgs) -> anyhow::Result<ExitCode> {
     let kubeconfig = args.dir.join("kubeconfig");
     let agent = args.dir.join("agent.kubeconfig");
     let token = args.dir.join("tokens").join(TEST_ACCOUNT);
-    write_private(&kubeconfig, &admin_kubeconfig(&api))?;
-    write_private(&agent, &provision_agent(&api))?;
-    write_private(&args.dir.join("ca.crt"), &api.ca_pem())?;
-    write_private(&token, &managed_token(&api, TEST_ACCOUNT, TOKEN_LIFE))?;
-
     let stop = super::stop_signal()?;
     let drain = Drain::new();
-    let url = api.url();
+    let (url, server) = (api.url(), api.server());
     let serving = drain.spawn(api.run(drain.clone()));
+
+    let client = kubernetes::client(&server)?;
+    let write = |path: &Path, text: &str| {
+        let written = state::replace(path, text.as_bytes());
+        written.with_context(|| format!("--dir: cannot write {}", path.display()))
+    };
+    let admin = provision::admin_token(&client).await?;
+    write(&kubeconfig, &provision::kubeconfig(&server, args.name.as_str(), admin))?;
+    write(&agent, &provision::agent(&client, &server).await?)?;
+    write(&args.dir.join("ca.crt"), &String::from_utf8_lossy(&server.ca_pem))?;
+    write(&token, &provision::managed_token(&client, TEST_ACCOUNT, TOKEN_LIFE).await?)?;
     announce(&url, &[("kubectl", &kubeconfig), ("agent", &agent), ("token", &token)])?;
     stop.await;
     drain.finish(PATIENCE).await;

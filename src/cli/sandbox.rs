@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 
 use crate::name::ClusterName;
-use crate::sandbox::{self, SandboxConfig};
+use crate::sandbox::apiserver::ApiServers;
+use crate::sandbox::apiserver::real::Assets;
+use crate::sandbox::{self, SandboxConfig, SandboxError};
 
 /// Flags of `sandbox`.
 #[derive(Debug, Args)]
@@ -23,12 +25,37 @@ pub(crate) struct SandboxArgs {
     /// Names of the clusters
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "cluster1,cluster2")]
     clusters: Vec<ClusterName>,
+
+    /// The clusters' API servers: small ones in this process, or kube-apiserver and etcd
+    #[arg(long, value_name = "KIND", default_value = "embedded")]
+    apiserver: Kind,
+
+    /// Folder with kube-apiserver and etcd, for `--apiserver real`
+    #[arg(long, env = "KUBEBUILDER_ASSETS", value_name = "DIR")]
+    assets: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Embedded,
+    Real,
 }
 
 /// Runs the sandbox until SIGINT or SIGTERM.
 pub(crate) async fn run(args: SandboxArgs) -> anyhow::Result<ExitCode> {
     let stop = super::stop_signal()?.map(drop);
-    let config = SandboxConfig { directory: args.dir, port: args.port, clusters: args.clusters };
+    let api_servers = match args.apiserver {
+        Kind::Embedded => ApiServers::Embedded,
+        Kind::Real => {
+            ApiServers::Real(Assets::find(args.assets.as_deref()).map_err(SandboxError::from)?)
+        }
+    };
+    let config = SandboxConfig {
+        directory: args.dir,
+        port: args.port,
+        clusters: args.clusters,
+        api_servers,
+    };
     sandbox::run(config, stop, super::print).await?;
     Ok(ExitCode::SUCCESS)
 }

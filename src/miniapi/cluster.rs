@@ -1,6 +1,8 @@
 //! What all requests to one cluster share.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
@@ -28,6 +30,8 @@ pub(super) struct Cluster {
     pub(super) tokens: Tokens,
     /// What runs in its Pods.
     pub(super) pods: PodRuntime,
+    /// Every ServiceAccount that was made since the start.
+    pub(super) accounts: Mutex<HashSet<Key>>,
 }
 
 // === impl Cluster ===
@@ -48,12 +52,24 @@ impl Cluster {
         Ok(id)
     }
 
+    /// Gives an object that a client makes a uid, whatever the client says. The first
+    /// ServiceAccount of a name has one that comes from the cluster's id and its place: objects do
+    /// not survive a restart, and the tokens of an account that is made again then should.
+    pub(super) fn identify(&self, key: &Key, object: &mut Value, mode: Mode) {
+        let metadata = object::metadata(object);
+        metadata.remove("uid");
+        if mode == Mode::Commit && self.is_first(key) {
+            metadata.insert("uid".to_owned(), self.stable_uid(key).to_string().into());
+        }
+    }
+
     /// Adds an object unless it is there. Its uid comes from the cluster's id and its place, so
     /// that tokens for a ServiceAccount of this kind survive a restart.
     pub(super) fn ensure(&self, key: &Key, object: Value) {
         let mut object = object;
         let uid = self.stable_uid(key).to_string();
         object::metadata(&mut object).insert("uid".to_owned(), uid.into());
+        self.is_first(key);
         // The only refusal is that it exists, which is as wanted.
         let _ = self.store.create(key, object, Mode::Commit);
     }
@@ -67,6 +83,13 @@ impl Cluster {
             None => self.stable_uid(&key).to_string(),
         };
         Reference { name: name.to_owned(), uid }
+    }
+
+    /// Whether no ServiceAccount of this name was made since the start.
+    fn is_first(&self, key: &Key) -> bool {
+        // A set of names cannot be left half changed.
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        key.resource == "serviceaccounts" && accounts.insert(key.clone())
     }
 
     fn stable_uid(&self, key: &Key) -> Uuid {

@@ -25,7 +25,6 @@ mod openapi;
 mod patch;
 mod pods;
 mod protobuf;
-pub mod provision;
 mod query;
 mod rbac;
 mod request;
@@ -45,7 +44,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -58,6 +57,7 @@ use self::pods::PodRuntime;
 use self::store::Store;
 use self::tokens::{Kubernetes, Tokens};
 use crate::drain::Drain;
+use crate::kubernetes::{ApiServer, Credentials};
 
 /// How to run an in-memory Kubernetes API.
 #[derive(Clone, Debug)]
@@ -160,9 +160,9 @@ impl MiniApi {
             store: Store::new(HISTORY),
             tokens,
             pods: PodRuntime::new(directory.map(|directory| directory.join("pods"))),
+            accounts: Mutex::default(),
         });
         seed::seed(&cluster);
-        provision::ensure_admin(&cluster);
         Ok(Self { cluster, listener, address, tls, ca_pem })
     }
 
@@ -181,6 +181,18 @@ impl MiniApi {
         self.ca_pem.clone()
     }
 
+    /// Where it is, with [`MiniApi::admin_token`].
+    pub fn server(&self) -> ApiServer {
+        ApiServer {
+            host: self.address.ip().to_string(),
+            port: self.address.port(),
+            server_name: self.address.ip().to_string(),
+            ca_pem: self.ca_pem.clone().into(),
+            ca_file: None,
+            credentials: Credentials::Token(self.admin_token().into()),
+        }
+    }
+
     /// What stays of it for others once [`MiniApi::run`] has taken it.
     pub fn handle(&self) -> MiniApiHandle {
         MiniApiHandle { cluster: self.cluster.clone() }
@@ -188,7 +200,7 @@ impl MiniApi {
 
     /// A token of a ServiceAccount with all rights, for a year.
     pub fn admin_token(&self) -> String {
-        self.token(provision::ADMIN_NAMESPACE, provision::ADMIN, &[], provision::YEAR)
+        self.token(seed::ADMIN_NAMESPACE, seed::ADMIN, &[], YEAR)
     }
 
     /// See [`MiniApiHandle::token`].
@@ -265,6 +277,9 @@ impl MiniApiHandle {
 
 /// What kube-apiserver calls itself unless told otherwise.
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
+
+/// As long as the admin's token lives: nobody renews it.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Changes to remember: enough for a client that reconnects, small in memory.
 const HISTORY: usize = 10_000;

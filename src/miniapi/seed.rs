@@ -11,16 +11,15 @@ use super::store::Key;
 /// Namespaces, one Node, a few Pods, a Deployment and the rules that every cluster has.
 pub(super) fn seed(cluster: &Cluster) {
     for name in NAMESPACES {
-        let namespace = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"labels": {"kubernetes.io/metadata.name": name}},
-            "spec": {"finalizers": ["kubernetes"]},
-            "status": {"phase": "Active"},
-        });
-        cluster.ensure(&Key::new("", "namespaces", "", name), namespace);
-        admission::namespace_contents(cluster, name);
+        namespace(cluster, name);
     }
     rules(cluster);
+    cluster.ensure(
+        &Key::new("", "serviceaccounts", ADMIN_NAMESPACE, ADMIN),
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {}}),
+    );
+    let admin = json!({"kind": "ServiceAccount", "namespace": ADMIN_NAMESPACE, "name": ADMIN});
+    bind_cluster(cluster, "miniapi-admin", "cluster-admin", admin);
     let node = format!("{}-control-plane", cluster.name);
     cluster.ensure(&Key::new("", "nodes", "", &node), node_object(&node));
     let service = json!({
@@ -44,13 +43,25 @@ pub(super) fn seed(cluster: &Cluster) {
     cluster.ensure(&key, deployment());
 }
 
+/// Adds a namespace with what is in every one.
+pub(super) fn namespace(cluster: &Cluster, name: &str) {
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"labels": {"kubernetes.io/metadata.name": name}},
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    });
+    cluster.ensure(&Key::new("", "namespaces", "", name), namespace);
+    admission::namespace_contents(cluster, name);
+}
+
 /// A rule that lets `verbs` on `resources` of `group` through.
-pub(super) fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
 }
 
 /// A binding of `kind` of one role to one subject.
-pub(super) fn binding(kind: &str, role_kind: &str, role: &str, subject: Value) -> Value {
+fn binding(kind: &str, role_kind: &str, role: &str, subject: Value) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": kind,
@@ -61,17 +72,12 @@ pub(super) fn binding(kind: &str, role_kind: &str, role: &str, subject: Value) -
 }
 
 /// A group as the subject of a binding.
-pub(super) fn group(name: &str) -> Value {
+fn group(name: &str) -> Value {
     json!({"kind": "Group", "apiGroup": rbac::GROUP, "name": name})
 }
 
-/// A ServiceAccount as the subject of a binding.
-pub(super) fn service_account(namespace: &str, name: &str) -> Value {
-    json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
-}
-
 /// Adds a ClusterRole.
-pub(super) fn cluster_role(cluster: &Cluster, name: &str, rules: Value) {
+fn cluster_role(cluster: &Cluster, name: &str, rules: Value) {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {}, "rules": rules,
@@ -80,7 +86,7 @@ pub(super) fn cluster_role(cluster: &Cluster, name: &str, rules: Value) {
 }
 
 /// Binds a ClusterRole everywhere.
-pub(super) fn bind_cluster(cluster: &Cluster, name: &str, role: &str, subject: Value) {
+fn bind_cluster(cluster: &Cluster, name: &str, role: &str, subject: Value) {
     let key = Key::new(rbac::GROUP, "clusterrolebindings", "", name);
     cluster.ensure(&key, binding("ClusterRoleBinding", "ClusterRole", role, subject));
 }
@@ -192,11 +198,11 @@ fn deployment() -> Value {
     })
 }
 
-/// The namespace that managed ServiceAccounts live in.
-pub(super) const MANAGED_NAMESPACE: &str = "open-cluster-management-managed-serviceaccount";
+/// The account behind `MiniApi::admin_token`.
+pub(super) const ADMIN_NAMESPACE: &str = "kube-system";
+pub(super) const ADMIN: &str = "miniapi-admin";
 
-const NAMESPACES: [&str; 5] =
-    ["default", "kube-node-lease", "kube-public", "kube-system", MANAGED_NAMESPACE];
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 const PODS: [(&str, &str); 4] = [
     ("default", "hello"),

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use tower::Service;
 
-use super::{MiniApi, MiniApiConfig, MiniApiHandle, handlers, provision};
+use super::{MiniApi, MiniApiConfig, MiniApiHandle, handlers, seed};
 use crate::drain::Drain;
 
 /// An API whose clients a test makes.
@@ -78,7 +78,7 @@ impl InMemory {
 
     /// Makes a namespace.
     pub(crate) fn namespace(&self, name: &str) {
-        provision::ensure_namespace(&self.handle.cluster, name);
+        seed::namespace(&self.handle.cluster, name);
     }
 }
 

@@ -14,15 +14,15 @@ use kube::api::{
     Api, AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent,
     WatchParams,
 };
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
+use crate::kubernetes;
 
 /// A running API. Dropping it stops it.
 struct World {
-    kubeconfig: Kubeconfig,
+    server: ApiServer,
     handle: MiniApiHandle,
     drain: Drain,
 }
@@ -33,29 +33,21 @@ impl World {
     async fn start() -> Self {
         let address = "127.0.0.1:0".parse().unwrap();
         let api = MiniApi::bind(MiniApiConfig::new("test", address)).await.unwrap();
-        let kubeconfig = serde_json::from_str(&provision::admin_kubeconfig(&api)).unwrap();
+        let server = api.server();
         let (handle, drain) = (api.handle(), Drain::new());
         drain.spawn(api.run(drain.clone()));
-        Self { kubeconfig, handle, drain }
+        Self { server, handle, drain }
     }
 
     /// A client with all rights.
-    async fn admin(&self) -> kube::Client {
-        self.client(self.kubeconfig.clone()).await
+    fn admin(&self) -> kube::Client {
+        kubernetes::client(&self.server).unwrap()
     }
 
     /// A client with a token.
-    async fn holder_of(&self, token: &str) -> kube::Client {
-        let mut kubeconfig = self.kubeconfig.clone();
-        let user = kubeconfig.auth_infos[0].auth_info.as_mut().unwrap();
-        user.token = Some(token.to_owned().into());
-        self.client(kubeconfig).await
-    }
-
-    async fn client(&self, kubeconfig: Kubeconfig) -> kube::Client {
-        let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
-        kube::Client::try_from(config).unwrap()
+    fn holder_of(&self, token: &str) -> kube::Client {
+        let credentials = Credentials::Token(token.to_owned().into());
+        kubernetes::client(&ApiServer { credentials, ..self.server.clone() }).unwrap()
     }
 }
 
@@ -110,7 +102,7 @@ async fn it_listens_on_loopback_only() {
 #[tokio::test]
 async fn a_watch_continues_a_list() {
     let world = World::start().await;
-    let maps: Api<ConfigMap> = Api::namespaced(world.admin().await, "default");
+    let maps: Api<ConfigMap> = Api::namespaced(world.admin(), "default");
     maps.create(&PostParams::default(), &config_map("one", "1")).await.unwrap();
     let list = maps.list(&ListParams::default()).await.unwrap();
     let names: Vec<_> = list.items.iter().filter_map(|map| map.metadata.name.as_deref()).collect();
@@ -138,7 +130,7 @@ async fn a_watch_continues_a_list() {
 #[tokio::test]
 async fn a_stale_write_is_a_conflict() {
     let world = World::start().await;
-    let maps: Api<ConfigMap> = Api::namespaced(world.admin().await, "default");
+    let maps: Api<ConfigMap> = Api::namespaced(world.admin(), "default");
     let stale = maps.create(&PostParams::default(), &config_map("one", "1")).await.unwrap();
     let written = |value: &str, revision: &ConfigMap| {
         let mut map = config_map("one", value);
@@ -161,7 +153,7 @@ async fn a_stale_write_is_a_conflict() {
 #[tokio::test]
 async fn a_field_belongs_to_whoever_applied_it() {
     let world = World::start().await;
-    let maps: Api<ConfigMap> = Api::namespaced(world.admin().await, "default");
+    let maps: Api<ConfigMap> = Api::namespaced(world.admin(), "default");
     let applied = |value: &str| {
         Patch::Apply(json!({
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -189,7 +181,7 @@ async fn an_account_without_rights_is_told_what_it_lacks() {
     let world = World::start().await;
     let token = world.handle.token("default", "default", &[], Duration::from_secs(600));
     let pods = |client| Api::<Pod>::namespaced(client, "kube-system");
-    let nobody = pods(world.holder_of(&token).await);
+    let nobody = pods(world.holder_of(&token));
     let (code, message) = refusal(nobody.get("etcd").await);
     assert_eq!(code, 403);
     assert_eq!(
@@ -197,14 +189,14 @@ async fn an_account_without_rights_is_told_what_it_lacks() {
         "pods \"etcd\" is forbidden: User \"system:serviceaccount:default:default\" cannot get \
          resource \"pods\" in API group \"\" in the namespace \"kube-system\""
     );
-    assert!(pods(world.admin().await).get("etcd").await.is_ok());
-    assert_eq!(refusal(pods(world.holder_of("no.such.token").await).get("etcd").await).0, 401);
+    assert!(pods(world.admin()).get("etcd").await.is_ok());
+    assert_eq!(refusal(pods(world.holder_of("no.such.token")).get("etcd").await).0, 401);
 }
 
 #[tokio::test]
 async fn a_requested_token_is_good_until_its_account_goes() {
     let world = World::start().await;
-    let admin = world.admin().await;
+    let admin = world.admin();
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
     let account = json!({"metadata": {"name": "robot"}});
     let account = serde_json::from_value(account).unwrap();
@@ -216,12 +208,18 @@ async fn a_requested_token_is_good_until_its_account_goes() {
     let token = accounts.create_token_request("robot", &PostParams::default(), &request).await;
     let token = token.unwrap().status.unwrap().token;
 
-    let me: Api<SelfSubjectReview> = Api::all(world.holder_of(&token).await);
+    let me: Api<SelfSubjectReview> = Api::all(world.holder_of(&token));
     let me = me.create(&PostParams::default(), &SelfSubjectReview::default()).await.unwrap();
     let me = me.status.unwrap().user_info.unwrap().username;
     assert_eq!(me.as_deref(), Some("system:serviceaccount:default:robot"));
 
-    let key_set = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
+    let key_set = |accept: &str| {
+        let request = http::Request::get("/openid/v1/jwks").header("accept", accept);
+        request.body(Vec::new()).unwrap()
+    };
+    let refused = admin.request_text(key_set("application/json")).await.unwrap_err();
+    assert!(refused.to_string().contains("jwk-set"), "{refused}");
+    let key_set = key_set(kubernetes::DOCUMENTS);
     let key_set: JwkSet =
         serde_json::from_str(&admin.request_text(key_set).await.unwrap()).unwrap();
     let key = key_set.find(&jsonwebtoken::decode_header(&token).unwrap().kid.unwrap()).unwrap();
@@ -249,7 +247,7 @@ async fn a_requested_token_is_good_until_its_account_goes() {
 #[tokio::test]
 async fn no_process_outlives_the_api() {
     let world = World::start().await;
-    let pods: Api<Pod> = Api::namespaced(world.admin().await, "default");
+    let pods: Api<Pod> = Api::namespaced(world.admin(), "default");
     let running = async {
         while pods.get("hello").await.unwrap().status.unwrap().phase.as_deref() != Some("Running") {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -106,12 +106,24 @@ impl Authority {
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().map_err(failed("make a key"))?;
-        let leaf = self.sign(&params, &key)?;
-        Ok(Issued {
-            chain_pem: leaf.pem() + &self.certificate_pem(),
-            key_pem: Zeroizing::new(key.serialize_pem()),
-        })
+        self.issue(&params)
+    }
+
+    /// Issues a client certificate as Kubernetes reads them: a user, and the group it is in.
+    pub fn issue_client(
+        &self,
+        user: &str,
+        group: Option<&str>,
+        life: Duration,
+    ) -> Result<Issued, TlsError> {
+        let mut params = params(SystemTime::now(), self.end(SystemTime::now() + life))?;
+        params.distinguished_name = common(user);
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(&params)
     }
 
     /// Issues an agent's certificate: `key`, the URI of `cluster`, client authentication, and
@@ -148,6 +160,15 @@ impl Authority {
 
     fn end(&self, wanted: SystemTime) -> SystemTime {
         wanted.min(self.expires)
+    }
+
+    fn issue(&self, params: &CertificateParams) -> Result<Issued, TlsError> {
+        let key = KeyPair::generate().map_err(failed("make a key"))?;
+        let leaf = self.sign(params, &key)?;
+        Ok(Issued {
+            chain_pem: leaf.pem() + &self.certificate_pem(),
+            key_pem: Zeroizing::new(key.serialize_pem()),
+        })
     }
 
     fn sign(

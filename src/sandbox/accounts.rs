@@ -8,7 +8,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::inventory::{namespace, params};
+use super::provision::{namespace, params};
 use super::{SandboxError, definitions, eventually};
 use crate::accounts::api::{MANAGED_NAMESPACE, ManagedServiceAccount, TOKEN};
 use crate::hub::AccountsOptions;

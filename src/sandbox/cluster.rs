@@ -7,12 +7,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::apiserver::Api;
 use super::folder::Folder;
 use super::hub::{Hub, loopback};
-use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts};
+use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision};
 use crate::agent::{Agent, AgentConfig};
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
-use crate::miniapi::{MiniApi, MiniApiConfig, provision};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
 use crate::pki::token::{self, Token};
@@ -30,28 +30,19 @@ pub(super) struct Cluster {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts the API server, joins, starts the agent.
+    /// Prepares the API server, joins, starts the agent.
     pub(super) async fn start(
         name: ClusterName,
+        api: Api,
         folder: &Folder,
         state: &State,
         hub: &SocketAddr,
         drains: &Drains,
     ) -> Result<Self, SandboxError> {
-        let mut config = MiniApiConfig::new(name.as_str(), loopback(0));
-        config.directory = Some(folder.cluster_api(&name));
-        let api = MiniApi::bind(config).await?;
-        let api_url = api.url();
-        provision::managed_rights(&api, accounts::NAME);
         let directory = folder.agent(&name);
         let kubeconfig = directory.join("kubeconfig");
-        folder.write(&kubeconfig, &provision::provision_agent(&api))?;
-        let running = api.run(drains.apis.clone());
-        let what = format!("the API server of {name}");
-        let api = drains.apis.spawn(async move {
-            running.await;
-            SandboxError::Ended(what)
-        });
+        folder.write(&kubeconfig, &provision::agent(&api.client, &api.server).await?)?;
+        provision::managed_rights(&api.client, accounts::NAME).await?;
 
         join(&name, state, hub, folder).await?;
         let failed = |cluster: ClusterName| move |source| SandboxError::Agent { cluster, source };
@@ -75,7 +66,7 @@ impl Cluster {
                 Err(source) => SandboxError::Agent { cluster, source },
             }
         });
-        Ok(Self { name, api_url, parts: vec![api, agent] })
+        Ok(Self { name, api_url: api.url(), parts: vec![api.part, agent] })
     }
 
     /// Ready once a request with `token` came back from the API server through the hub.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::apiserver::Api;
 use super::cluster::Cluster;
-use super::hub::{Hub, HubApi};
+use super::hub::Hub;
 use super::{HUB, SandboxError};
 use crate::kubernetes::{self, Context, ContextUser};
 use crate::name::ClusterName;
@@ -91,7 +92,7 @@ impl Folder {
     pub(super) fn publish(
         &self,
         hub: &Hub,
-        hub_api: &HubApi,
+        hub_api: &Api,
         clusters: &[(Cluster, Zeroizing<String>)],
     ) -> Result<(), SandboxError> {
         let mut urls = Map::new();
@@ -99,7 +100,7 @@ impl Folder {
         url("user", &hub.url());
         url("agents", &format!("https://{}", hub.agents));
         url("admin", &format!("http://{}", hub.admin));
-        url("hub-api", &hub_api.url);
+        url("hub-api", &hub_api.url());
         let mut contexts = Vec::new();
         for (cluster, token) in clusters {
             let name = cluster.name.as_str();
@@ -114,8 +115,8 @@ impl Folder {
         }
         contexts.push(Context {
             name: HUB.to_owned(),
-            server: hub_api.url.clone(),
-            ca_pem: hub_api.ca_pem.clone().into_bytes(),
+            server: hub_api.url(),
+            ca_pem: hub_api.server.ca_pem.to_vec(),
             user: ContextUser::Token(hub_api.token.clone()),
         });
         self.write(&self.path.join("ca.crt"), &hub.ca_pem)?;

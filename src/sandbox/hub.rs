@@ -1,19 +1,17 @@
-//! The hub of a sandbox, and the API server of the hub's own cluster.
+//! The hub of a sandbox.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
+use super::apiserver::Api;
 use super::folder::Folder;
-use super::{Drains, HUB, PATIENCE, Part, SandboxError, accounts, inventory};
+use super::{Drains, PATIENCE, Part, SandboxError, accounts, inventory};
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
 use crate::hub::{self, AccessLog, ControllersConfig, HubConfig, HubError};
-use crate::kubernetes::{ApiReader, ApiServer, Credentials};
-use crate::miniapi::{MiniApi, MiniApiConfig};
+use crate::kubernetes::ApiReader;
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
 use crate::pki::join;
@@ -26,18 +24,7 @@ pub(super) struct Hub {
     pub(super) admin: SocketAddr,
     /// The authority that clients have to trust, PEM.
     pub(super) ca_pem: String,
-    pub(super) parts: Vec<Part>,
-}
-
-/// The running API server of the hub's own cluster.
-pub(super) struct HubApi {
-    pub(super) url: String,
-    pub(super) ca_pem: String,
-    /// Has all rights there.
-    pub(super) token: Zeroizing<String>,
-    /// The same for programs.
-    pub(super) server: ApiServer,
-    pub(super) parts: Vec<Part>,
+    pub(super) part: Part,
 }
 
 // === impl Hub ===
@@ -70,41 +57,21 @@ pub(super) async fn state(
     Ok(state)
 }
 
-/// Starts the hub's API server.
-pub(super) async fn start_api(folder: &Folder, drains: &Drains) -> Result<HubApi, SandboxError> {
-    let mut config = MiniApiConfig::new(HUB, loopback(0));
-    config.directory = Some(folder.hub_api());
-    let api = MiniApi::bind(config).await?;
-    let token = Zeroizing::new(api.admin_token());
-    let (url, ca_pem) = (api.url(), api.ca_pem());
-    let server = ApiServer {
-        host: api.address().ip().to_string(),
-        port: api.address().port(),
-        server_name: api.address().ip().to_string(),
-        ca_pem: ca_pem.clone().into(),
-        ca_file: None,
-        credentials: Credentials::Token(token.clone()),
-    };
-    let running = api.run(drains.apis.clone());
-    let part = drains.apis.spawn(async move {
-        running.await;
-        SandboxError::Ended("the hub's API server".to_owned())
-    });
-    Ok(HubApi { url, ca_pem, token, server, parts: vec![part] })
+/// Says so in the words of our own flag where somebody has the port, also where others share it.
+pub(super) fn check_port(port: u16) -> Result<(), SandboxError> {
+    let bound = TcpListener::bind(loopback(port));
+    bound.map(drop).map_err(|source| SandboxError::Port { port, source })
 }
 
-/// Starts the hub.
+/// Starts the hub; `hub_api` is the API server of its own cluster.
 pub(super) async fn start(
     port: u16,
     folder: &Folder,
     state: State,
-    hub_api: &HubApi,
+    hub_api: &Api,
     drains: &Drains,
 ) -> Result<Hub, SandboxError> {
     let user = loopback(port);
-    // Said in the words of our own flag, and found out even where others share the port.
-    drop(TcpListener::bind(user).map_err(|source| SandboxError::Port { port, source })?);
-
     let ca_pem = authorities::bundle(&state, Role::Serving).await?;
     let hub = hub::Hub::build(HubConfig {
         user,
@@ -146,7 +113,7 @@ pub(super) async fn start(
         }
     });
     let (user, agents, admin) = (addresses.user, addresses.agents, addresses.admin);
-    Ok(Hub { user, agents, admin, ca_pem, parts: vec![part] })
+    Ok(Hub { user, agents, admin, ca_pem, part })
 }
 
 pub(super) fn loopback(port: u16) -> SocketAddr {

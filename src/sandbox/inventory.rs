@@ -1,14 +1,14 @@
 //! What Open Cluster Management would make in the hub's API: a ClusterProfile per cluster, for our
 //! publisher to fill.
 
-use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, Patch, PatchParams};
+use kube::api::Patch;
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use super::provision::{namespace, params};
 use super::{SandboxError, definitions, eventually};
 use crate::inventory::{Address, InventoryConfig, api};
 use crate::name::ClusterName;
@@ -64,16 +64,6 @@ pub(super) async fn published(
     Ok(())
 }
 
-/// Makes a namespace.
-pub(super) async fn namespace(client: &Client, name: &str) -> kube::Result<()> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = Namespace {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-        ..Namespace::default()
-    };
-    namespaces.patch(name, &params(), &Patch::Apply(namespace)).await.map(drop)
-}
-
 fn profiles(client: &Client) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), NAMESPACE, &api::resource(VERSION))
 }
@@ -108,11 +98,6 @@ fn named(cluster: &ClusterName) -> Value {
         "apiVersion": format!("{}/{VERSION}", api::GROUP), "kind": api::KIND,
         "metadata": {"name": cluster, "namespace": NAMESPACE},
     })
-}
-
-/// How the sandbox writes.
-pub(super) fn params() -> PatchParams {
-    PatchParams::apply("cluster-proxy-sandbox").force()
 }
 
 /// Where OCM's examples have them.

@@ -2,7 +2,8 @@
 //!
 //! Nothing is left out: each spoke is an API server with TLS, keys and RBAC of its own, each agent
 //! enrols with a join token and dials the hub, and `ready` is said only when a request went from the
-//! user listener through each tunnel. Only the API servers are small ([`crate::miniapi`]).
+//! user listener through each tunnel. Only the API servers are small ([`crate::miniapi`]), unless
+//! real ones are asked for ([`apiserver::real`]).
 //!
 //! | in the folder | what |
 //! |---|---|
@@ -12,28 +13,32 @@
 //! | `data/` | keys, certificates and state: what a second run finds again |
 
 mod accounts;
+pub mod apiserver;
 mod cluster;
 pub mod definitions;
 mod folder;
 mod guide;
 mod hub;
 mod inventory;
+pub mod provision;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::future::{join_all, select_all, try_join_all};
+use futures_util::future::{join_all, select_all, try_join, try_join_all};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use self::apiserver::real::RealError;
+use self::apiserver::{Api, ApiServers};
 use self::cluster::Cluster;
 use self::folder::Folder;
 use crate::agent::AgentError;
 use crate::drain::Drain;
 use crate::hub::HubError;
-use crate::kubernetes::{self, EndpointError};
+use crate::kubernetes::EndpointError;
 use crate::miniapi::MiniApiError;
 use crate::name::ClusterName;
 use crate::pki::credentials::JoinError;
@@ -50,6 +55,8 @@ pub struct SandboxConfig {
     pub port: u16,
     /// Names of the spokes: at least one, no name twice, none called `hub`.
     pub clusters: Vec<ClusterName>,
+    /// What answers behind the agents, and as the hub's own cluster.
+    pub api_servers: ApiServers,
 }
 
 /// Runs a sandbox until `stop` is ready. `print` gets the line that starts with `ready` and what to
@@ -69,7 +76,7 @@ pub async fn run(
         ended = serve(&config, &folder, &drains, print) => ended,
         () = stop => Ok(()),
     };
-    drains.finish().await;
+    drains.finish(&config.api_servers).await;
     ended
 }
 
@@ -81,27 +88,30 @@ async fn serve(
     print: impl FnOnce(&str) -> io::Result<()>,
 ) -> Result<(), SandboxError> {
     let state = hub::state(folder, &config.clusters).await?;
-    let hub_api = hub::start_api(folder, drains).await?;
-    let client = kubernetes::client(&hub_api.server)?;
-    inventory::seed(&client, &config.clusters).await?;
-    accounts::seed(&client, &config.clusters).await?;
+    hub::check_port(config.port)?;
+    let start = |name, directory| Api::start(&config.api_servers, name, directory, &drains.apis);
+    let apis = config.clusters.iter().map(|name| start(name.as_str(), folder.cluster_api(name)));
+    let (hub_api, apis) = try_join(start(HUB, folder.hub_api()), try_join_all(apis)).await?;
+    let client = &hub_api.client;
+    inventory::seed(client, &config.clusters).await?;
+    accounts::seed(client, &config.clusters).await?;
     let hub = hub::start(config.port, folder, state.clone(), &hub_api, drains).await?;
-    let starting = config
-        .clusters
-        .iter()
-        .map(|name| Cluster::start(name.clone(), folder, &state, &hub.agents, drains));
+    let starting =
+        config.clusters.iter().zip(apis).map(|(name, api)| {
+            Cluster::start(name.clone(), api, folder, &state, &hub.agents, drains)
+        });
     let clusters = try_join_all(starting).await?;
-    let tokens = accounts::tokens(&client, &config.clusters).await?;
+    let tokens = accounts::tokens(client, &config.clusters).await?;
     let clusters: Vec<_> = clusters.into_iter().zip(tokens).collect();
     folder.publish(&hub, &hub_api, &clusters)?;
     join_all(clusters.iter().map(|(cluster, token)| cluster.answers(&hub, token)))
         .await
         .into_iter()
         .collect::<Result<(), _>>()?;
-    inventory::published(&client, &config.clusters).await?;
+    inventory::published(client, &config.clusters).await?;
     print(&guide::text(folder.path(), &config.clusters)).map_err(SandboxError::Print)?;
     let parts = clusters.into_iter().flat_map(|(cluster, _)| cluster.parts);
-    let parts: Vec<Part> = parts.chain(hub.parts).chain(hub_api.parts).collect();
+    let parts: Vec<Part> = parts.chain([hub.part, hub_api.part]).collect();
     let (ended, _, _) = select_all(parts).await;
     Err(ended.unwrap_or_else(|error| SandboxError::Ended(error.to_string())))
 }
@@ -120,10 +130,14 @@ struct Drains {
 // === impl Drains ===
 
 impl Drains {
-    async fn finish(&self) {
+    async fn finish(&self, apis: &ApiServers) {
         // The hub first: it tells clients and agents in words what a closed socket would not.
         self.hub.finish(PATIENCE).await;
-        tokio::join!(self.agents.finish(PATIENCE), self.apis.finish(PATIENCE));
+        let patience = match apis {
+            ApiServers::Embedded => PATIENCE,
+            ApiServers::Real(_) => PROCESSES,
+        };
+        tokio::join!(self.agents.finish(PATIENCE), self.apis.finish(patience));
     }
 }
 
@@ -192,6 +206,12 @@ pub enum SandboxError {
     /// An API server.
     #[error(transparent)]
     Api(#[from] MiniApiError),
+    /// A real one.
+    #[error("--apiserver real: {0}")]
+    Real(#[from] RealError),
+    /// What a cluster needs could not be made there.
+    #[error("cannot prepare a cluster: {0}")]
+    Provision(String),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -261,6 +281,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// Streams that run when the sandbox stops get this long: nobody's work depends on them.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Longer than real API servers take to end, or are given before they are killed.
+const PROCESSES: Duration = Duration::from_secs(60);
 
 /// Every cluster must answer within this.
 const READY: Duration = Duration::from_secs(60);

@@ -1,34 +1,50 @@
-//! `cluster-proxy sandbox`, and kubectl on its clusters.
+//! `cluster-proxy sandbox`, and kubectl on its clusters, with both kinds of API servers.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::process::{Kubectl, Process, free_port, text};
+use crate::support::assets;
+use crate::support::process::{Kubectl, Process, fails, free_port, text};
 use crate::support::{PATIENCE, eventually};
 use crate::verbs;
 
 pub(crate) async fn start(directory: &Path, port: u16) -> Process {
+    start_on(directory, port, None).await
+}
+
+/// With real API servers where `assets` says from where.
+async fn start_on(directory: &Path, port: u16, assets: Option<&Path>) -> Process {
     let port = port.to_string();
-    let mut sandbox =
-        Process::start("sandbox", directory, &["sandbox", "--dir", "box", "--port", &port]);
+    let mut args = vec!["sandbox", "--dir", "box", "--port", &port];
+    if let Some(assets) = assets {
+        args.extend(["--apiserver", "real", "--assets", assets.to_str().unwrap()]);
+    }
+    let mut sandbox = Process::start("sandbox", directory, &args);
     // The contract is a line that starts so; log lines have the word further in.
-    sandbox.wait_for_start("ready", PATIENCE).await;
+    sandbox.wait_for_start("ready", START).await;
     sandbox
 }
 
 #[tokio::test]
 async fn kubectl_works_on_both_clusters_over_both_protocols() {
+    kubectl_works("kubectl_works_on_both_clusters_over_both_protocols", None).await;
+}
+
+#[tokio::test]
+async fn kubectl_works_on_real_api_servers() {
+    let test = "kubectl_works_on_real_api_servers";
+    let Some(assets) = assets::folder(test) else { return };
+    kubectl_works(test, Some(assets)).await;
+}
+
+async fn kubectl_works(test: &str, assets: Option<PathBuf>) {
     let directory = tempfile::tempdir().unwrap();
-    let mut sandbox = start(directory.path(), free_port()).await;
     let kubeconfig = directory.path().join("box/kubeconfig");
-    let Some(kubectl) =
-        Kubectl::new("kubectl_works_on_both_clusters_over_both_protocols", &kubeconfig)
-    else {
-        return;
-    };
+    let Some(kubectl) = Kubectl::new(test, &kubeconfig) else { return };
+    let mut sandbox = start_on(directory.path(), free_port(), assets.as_deref()).await;
     for context in ["cluster1", "cluster2"] {
         for http1 in [false, true] {
             verbs::all(&kubectl.context(context).http1(http1));
@@ -57,7 +73,32 @@ async fn kubectl_works_on_both_clusters_over_both_protocols() {
     assert!(own.status.success(), "{}", text(&own));
     let other = kubectl.context("cluster2").output(&["get", "nodes", &flag]);
     assert!(!other.status.success() && text(&other).contains("Unauthorized"), "{}", text(&other));
-    assert!(sandbox.stop(Duration::from_secs(10)).await.success());
+
+    accounts_and_rights(&kubectl.context("cluster1")).await;
+    assert!(sandbox.stop(END).await.success());
+}
+
+/// The cluster itself decides, whatever the hub has seen before.
+async fn accounts_and_rights(cluster: &Kubectl) {
+    cluster.run(&["create", "serviceaccount", "nobody"]);
+    let token = cluster.run(&["create", "token", "nobody"]);
+    let flag = format!("--token={}", token.trim());
+    let nodes = ["get", "nodes", &flag];
+    let refused = cluster.output(&nodes);
+    assert!(text(&refused).contains("Forbidden"), "{}", text(&refused));
+    let bind = ["create", "clusterrolebinding", "nobody", "--clusterrole=cluster-admin"];
+    cluster.run(&[&bind[..], &["--serviceaccount=default:nobody"]].concat());
+    eventually("the binding is known", PATIENCE, || {
+        let answer = cluster.output(&nodes);
+        async move { answer.status.success().then_some(()) }
+    })
+    .await;
+    cluster.run(&["delete", "serviceaccount", "nobody"]);
+    eventually("the token of a deleted account is refused", PATIENCE, || {
+        let answer = text(&cluster.output(&nodes));
+        async move { answer.contains("Unauthorized").then_some(()) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -94,3 +135,54 @@ async fn a_second_run_in_the_same_folder_works() {
         assert!(sandbox.stop(Duration::from_secs(10)).await.success());
     }
 }
+
+/// Twice in one folder: what the first run made is there in the second, and no program is left
+/// behind, however the sandbox ended.
+#[tokio::test]
+async fn real_api_servers_remember_and_end_with_the_sandbox() {
+    let test = "real_api_servers_remember_and_end_with_the_sandbox";
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("box/kubeconfig");
+    let Some(kubectl) = Kubectl::new(test, &kubeconfig) else { return };
+    let Some(assets) = assets::folder(test) else { return };
+    let port = free_port();
+
+    let mut sandbox = start_on(directory.path(), port, Some(&assets)).await;
+    kubectl.context("cluster1").run(&["create", "configmap", "kept"]);
+    sandbox.kill();
+    nobody_answers(directory.path()).await;
+
+    let mut sandbox = start_on(directory.path(), port, Some(&assets)).await;
+    kubectl.context("cluster1").run(&["get", "configmap", "kept"]);
+    assert!(sandbox.stop(END).await.success());
+    nobody_answers(directory.path()).await;
+}
+
+/// Waits until none of the sandbox's API servers listens.
+async fn nobody_answers(directory: &Path) {
+    let urls = std::fs::read(directory.join("box/urls.json")).unwrap();
+    let urls: Value = serde_json::from_slice(&urls).unwrap();
+    for name in ["hub-api", "cluster1-api", "cluster2-api"] {
+        let address = urls[name].as_str().unwrap().strip_prefix("https://").unwrap();
+        eventually(name, END, || async {
+            tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn real_api_servers_need_their_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = fails(directory.path(), &["sandbox", "--apiserver", "real"]);
+    assert!(
+        said.contains("KUBEBUILDER_ASSETS") && said.contains("tests/apiserver/build"),
+        "{said}"
+    );
+}
+
+/// Three kube-apiservers at once take long on a loaded machine.
+const START: Duration = Duration::from_secs(120);
+
+/// They finish what they do before they end.
+const END: Duration = Duration::from_secs(60);

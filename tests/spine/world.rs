@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
-use cluster_proxy::miniapi::{MiniApi, MiniApiConfig, provision};
+use cluster_proxy::kubernetes;
+use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
+use cluster_proxy::sandbox::provision;
 
 use crate::support::agent::RunningAgent;
 use crate::support::client::{Client, empty, full};
@@ -88,13 +90,15 @@ impl MiniSpoke {
             config.names.push("localhost".to_owned());
             let api = MiniApi::bind(config).await.unwrap();
             let admin = Client::new(api.address(), api.ca_pem()).token(&api.admin_token());
-            assert!(bound.send((admin, provision::provision_agent(&api))).is_ok());
+            assert!(bound.send((admin, api.server())).is_ok());
             api.run(Drain::new()).await;
         });
-        let (admin, kubeconfig) = started.await.unwrap();
+        let (admin, server) = started.await.unwrap();
+        let client = kubernetes::client(&server).unwrap();
+        let kubeconfig = provision::agent(&client, &server).await.unwrap();
         let directory = fleet.dir.path().join(name);
         fleet.hub.enrol(name, &directory).await;
-        std::fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
+        std::fs::write(directory.join("kubeconfig"), kubeconfig.as_bytes()).unwrap();
         let mut spoke = Self { name: name.to_owned(), admin, directory, agent: None, _api: api };
         spoke.start_agent(fleet.hub.addresses.agents);
         fleet.hub.wait_healthy(name).await;

@@ -9,8 +9,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
-use cluster_proxy::kubernetes::{self, ApiServer, Credentials};
-use cluster_proxy::miniapi::{MiniApi, MiniApiConfig, provision};
+use cluster_proxy::kubernetes::{self, ApiServer};
+use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
+use cluster_proxy::sandbox::provision;
 
 use super::part::Part;
 
@@ -29,19 +30,11 @@ impl HubApi {
         let part = Part::start("hub-api", move || async move {
             let config = MiniApiConfig::new("hub", "127.0.0.1:0".parse().unwrap());
             let api = MiniApi::bind(config).await.unwrap();
-            let address = api.address();
-            let server = ApiServer {
-                host: address.ip().to_string(),
-                port: address.port(),
-                server_name: address.ip().to_string(),
-                ca_pem: api.ca_pem().into(),
-                ca_file: None,
-                credentials: Credentials::Token(api.admin_token().into()),
-            };
-            assert!(bound.send((server, provision::admin_kubeconfig(&api))).is_ok());
+            assert!(bound.send((api.server(), api.admin_token())).is_ok());
             api.run(Drain::new()).await;
         });
-        let (server, kubeconfig) = started.await.unwrap();
+        let (server, token) = started.await.unwrap();
+        let kubeconfig = provision::kubeconfig(&server, "admin", token.into()).to_string();
         Self { server, kubeconfig, _part: part }
     }
 

@@ -6,6 +6,8 @@
 
 pub(crate) mod agent;
 pub(crate) mod api;
+#[cfg(feature = "sandbox")]
+pub(crate) mod assets;
 pub(crate) mod balancer;
 pub(crate) mod bodies;
 pub(crate) mod client;

@@ -93,8 +93,8 @@ fn server_side_apply(call: &Call<'_>, aim: &Aim, config: Value, manager: &Manage
             "apiVersion": aim.resource.api_version(), "kind": aim.resource.kind, "metadata": {},
         });
         let mut object = apply::apply(&aim.resource, &empty, &config, manager, force)?;
-        object::metadata(&mut object).remove("uid");
         admission::prepare(&aim.resource, &mut object)?;
+        call.cluster.identify(&key, &mut object, mode);
         let created = store.create(&key, object, mode)?;
         if mode == Mode::Commit {
             admission::created(call.cluster, &aim.resource, &created);

@@ -63,17 +63,19 @@ pub(super) async fn token(call: &Call<'_>, aim: &Aim, request: Request<Incoming>
     admission::check_shape(&answer)?;
     let spec = &mut answer["spec"];
     let seconds = spec["expirationSeconds"].as_u64().unwrap_or(DEFAULT_SECONDS);
-    if seconds < SHORTEST_SECONDS {
-        return Err(MiniStatus::invalid(
-            "TokenRequest",
-            "",
-            &format!(
-                "spec.expirationSeconds: Invalid value: {seconds}: \
-                 may not specify a duration less than 10 minutes"
-            ),
-        ));
+    let wrong = if seconds < SHORTEST_SECONDS {
+        Some("less than 10 minutes")
+    } else if seconds > LONGEST_SECONDS {
+        Some("larger than 2^32 seconds")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        let why = format!(
+            "spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration {wrong}"
+        );
+        return Err(MiniStatus::invalid("TokenRequest", "", &why));
     }
-    let seconds = seconds.min(LONGEST_SECONDS);
     let audiences = spec["audiences"].as_array().into_iter().flatten();
     let mut audiences: Vec<String> =
         audiences.filter_map(Value::as_str).map(str::to_owned).collect();
@@ -177,5 +179,5 @@ fn rules_status(call: &Call<'_>, namespace: &str) -> Value {
 const DEFAULT_SECONDS: u64 = 3600;
 /// The shortest life that kube-apiserver grants.
 const SHORTEST_SECONDS: u64 = 600;
-/// A day; what many installations are limited to.
-const LONGEST_SECONDS: u64 = 86_400;
+/// The longest that it grants where its operator sets no limit.
+const LONGEST_SECONDS: u64 = 1 << 32;

@@ -27,6 +27,7 @@ pub(super) async fn create(call: &Call<'_>, aim: &Aim, request: Request<Incoming
     admission::prepare(&aim.resource, &mut object)?;
     owners::updated(&aim.resource, None, &mut object, &manager);
     let mode = mode(call);
+    call.cluster.identify(&key, &mut object, mode);
     let created = call.cluster.store.create(&key, object, mode)?;
     if mode == Mode::Commit {
         admission::created(call.cluster, &aim.resource, &created);

@@ -29,7 +29,7 @@ func (e executor) ExecInContainer(_ context.Context, _, _, _ string, argv []stri
 	}
 	command := exec.CommandContext(e.run.ctx, argv[0], argv[1:]...)
 	command.Dir = dir
-	command.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + dir}
+	command.Env = []string{"PATH=" + path, "HOME=" + dir}
 	// The whole group, or session, that it leads.
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	if tty {

@@ -26,12 +26,19 @@ func main() {
 	dir := flag.String("dir", "", "folder with ca.crt, client.crt, client.key, kubelet.crt and kubelet.key; scratch folders are made in it")
 	node := flag.String("node", "", "name of the Node")
 	flag.Parse()
+	// Where the programs of exec are looked for; who starts us may have no PATH.
+	if err := os.Setenv("PATH", path); err != nil {
+		log.Fatal(err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *server, *dir, *node); err != nil {
 		log.Fatal(err)
 	}
 }
+
+// path is that of every process here.
+const path = "/usr/bin:/bin"
 
 func run(ctx context.Context, server, dir, node string) error {
 	file := func(name string) string { return filepath.Join(dir, name) }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use cluster_proxy::drain::Drain;
 use cluster_proxy::fleet::{ClusterState, Fleet, Probe, TunnelState};
 use cluster_proxy::inventory::{Address, Inventory, InventoryConfig, Surroundings, api};
-use cluster_proxy::kubernetes::{self, ApiServer, Credentials};
+use cluster_proxy::kubernetes;
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
 use cluster_proxy::pki::ca::{self, Authority};
 use cluster_proxy::pki::tls::Presented;
@@ -76,14 +76,7 @@ impl World {
         let tasks = Drain::new();
         let api = MiniApi::bind(MiniApiConfig::new("hub", "127.0.0.1:0".parse().unwrap()));
         let api = api.await.unwrap();
-        let client = kubernetes::client(&ApiServer {
-            host: api.address().ip().to_string(),
-            port: api.address().port(),
-            server_name: api.address().ip().to_string(),
-            ca_pem: api.ca_pem().into(),
-            ca_file: None,
-            credentials: Credentials::Token(api.admin_token().into()),
-        });
+        let client = kubernetes::client(&api.server());
         tasks.spawn(api.run(tasks.clone()));
         let world = Self {
             client: client.unwrap(),
