@@ -71,8 +71,7 @@ fn profiles(client: &Client) -> Api<DynamicObject> {
 /// As OCM's own controller makes it.
 fn profile(cluster: &ClusterName) -> Value {
     let mut profile = named(cluster);
-    profile["metadata"]["labels"] =
-        json!({api::MANAGER_LABEL: api::OCM, api::CLUSTER_LABEL: cluster});
+    profile["metadata"]["labels"] = json!({api::MANAGER_LABEL: api::OCM, api::CLUSTER_LABEL: cluster, SET_LABEL: "sandbox-fleet"});
     profile["spec"] = json!({"displayName": cluster, "clusterManager": {"name": api::OCM}});
     profile
 }
@@ -100,6 +99,8 @@ fn named(cluster: &ClusterName) -> Value {
     })
 }
 
+/// The set of clusters that a profile comes from.
+const SET_LABEL: &str = "multicluster.x-k8s.io/clusterset";
 /// Where OCM's examples have them.
 const NAMESPACE: &str = "cluster-inventory";
 /// What OCM serves.

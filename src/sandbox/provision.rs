@@ -104,7 +104,10 @@ pub fn kubeconfig(server: &ApiServer, name: &str, token: Zeroizing<String>) -> Z
 }
 
 /// Makes the Pods to try things with, and waits until they run.
-pub(super) async fn pods(client: &Client) -> Result<(), SandboxError> {
+///
+/// # Errors
+/// As [`agent`].
+pub async fn pods(client: &Client) -> Result<(), SandboxError> {
     for (namespace, name) in PODS {
         // A controller's work, which no API server does by itself.
         service_account(client, namespace, "default").await?;

@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
+use futures_util::future::join_all;
 use tempfile::TempDir;
 
+use crate::apis::{Apis, RunningApi};
 use crate::support::process::{Kubectl, Process, fails, free_port, run};
 use crate::support::{PATIENCE, eventually};
 
@@ -16,7 +18,7 @@ pub(crate) struct Fleet {
     pub(crate) hub: Process,
     /// In the order of [`CLUSTERS`].
     agents: Vec<Process>,
-    apis: Vec<Process>,
+    apis: Vec<RunningApi>,
     addresses: Addresses,
     kubectl: [Kubectl; 2],
     directory: TempDir,
@@ -28,15 +30,20 @@ impl Fleet {
     /// Starts all of it and waits until kubectl is served; says that `test` is skipped where there
     /// is no kubectl.
     pub(crate) async fn start(test: &str) -> Option<Self> {
-        Self::build(test, false).await
+        Self::build(test, false, Apis::Embedded).await
     }
 
     /// The same with an API server for the hub's own cluster, where the hub publishes itself.
     pub(crate) async fn with_hub_api(test: &str) -> Option<Self> {
-        Self::build(test, true).await
+        Self::on(test, Apis::Embedded).await
     }
 
-    async fn build(test: &str, hub_api: bool) -> Option<Self> {
+    /// The same on other API servers.
+    pub(crate) async fn on(test: &str, apis: Apis) -> Option<Self> {
+        Self::build(test, true, apis).await
+    }
+
+    async fn build(test: &str, hub_api: bool, kind: Apis) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path();
         let file = |cluster| directory.join(format!("{cluster}.user.kubeconfig"));
@@ -45,14 +52,14 @@ impl Fleet {
         let mut apis = Vec::new();
         let mut addresses = init_hub(directory);
         if hub_api {
-            apis.push(start_api(directory, "hub").await);
+            apis.push(kind.start(directory, "hub").await);
             addresses.hub_api = Some("hub.api/kubeconfig");
         }
         let mut hub = run_hub(directory, &addresses);
         hub.wait_for("listening", PATIENCE).await;
         let mut agents = Vec::new();
         for (cluster, kubectl) in CLUSTERS.into_iter().zip(&kubectl) {
-            apis.push(start_api(directory, cluster).await);
+            apis.push(kind.start(directory, cluster).await);
             join(directory, cluster, &addresses.agents);
             let files = directory.join(format!("{cluster}.api"));
             let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));
@@ -98,10 +105,11 @@ impl Fleet {
 
     /// Stops all of it kindly.
     pub(crate) async fn stop(&mut self) {
-        for process in self.agents.iter_mut().chain(&mut self.apis) {
-            process.stop(PATIENCE).await;
+        for agent in &mut self.agents {
+            agent.stop(PATIENCE).await;
         }
         assert!(self.hub.stop(PATIENCE).await.success());
+        join_all(self.apis.drain(..).map(RunningApi::stop)).await;
     }
 }
 
@@ -138,16 +146,6 @@ fn run_hub(directory: &Path, addresses: &Addresses) -> Process {
         args.extend(["--hub-kubeconfig", kubeconfig, "--publish-url", &url]);
     }
     Process::start("hub", directory, &args)
-}
-
-/// An API server whose files are in `NAME.api`.
-async fn start_api(directory: &Path, name: &str) -> Process {
-    let address = format!("127.0.0.1:{}", free_port());
-    let files = format!("{name}.api");
-    let args = ["miniapi", "--address", &address, "--dir", &files, "--name", name];
-    let mut api = Process::start(&files, directory, &args);
-    api.wait_for_start("ready", PATIENCE).await;
-    api
 }
 
 fn index(cluster: &str) -> usize {

@@ -2,6 +2,8 @@
 #![cfg(feature = "sandbox")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod acceptance;
+mod apis;
 mod by_hand;
 mod consumers;
 mod credential;

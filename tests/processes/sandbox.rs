@@ -16,7 +16,7 @@ pub(crate) async fn start(directory: &Path, port: u16) -> Process {
 }
 
 /// With real API servers where `assets` says from where.
-async fn start_on(directory: &Path, port: u16, assets: Option<&Path>) -> Process {
+pub(crate) async fn start_on(directory: &Path, port: u16, assets: Option<&Path>) -> Process {
     let port = port.to_string();
     let mut args = vec!["sandbox", "--dir", "box", "--port", &port];
     if let Some(assets) = assets {
@@ -185,4 +185,4 @@ async fn real_api_servers_need_their_programs() {
 const START: Duration = Duration::from_secs(120);
 
 /// They finish what they do before they end.
-const END: Duration = Duration::from_secs(60);
+pub(crate) const END: Duration = Duration::from_secs(60);
