@@ -8,6 +8,8 @@ import (
 	"flag"
 	"io"
 	"net"
+	"os/signal"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +20,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
-	ctrl "sigs.k8s.io/controller-runtime"
 
 	"cluster-proxy/tests/consumers/events"
 )
@@ -33,7 +34,9 @@ func main() {
 	file := flag.String("from", "", "kubeconfig of the hub's user")
 	name := flag.String("context", "", "context in it: a cluster")
 	flag.Parse()
-	if err := run(ctrl.SetupSignalHandler(), *file, *name); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *file, *name); err != nil {
 		events.Failed(err)
 	}
 }

@@ -2,5 +2,6 @@
 //! before a hub, agents and API servers as processes.
 
 mod informer;
+mod profile;
 mod program;
 mod world;

@@ -31,13 +31,32 @@ impl Program {
     /// # Panics
     /// When it has not been built.
     pub(crate) fn start(name: &str, directory: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(Self::find("", name).unwrap());
-        command.args(args).current_dir(directory).env_clear().stdin(Stdio::null());
-        command.env("HOME", directory).env("KUBECONFIG", "hub.api/kubeconfig");
+        let mut command = Self::command(name, directory);
+        command.args(args);
         // Each one has a log of its own.
         let mut names = (1..).map(|number| format!("{name}-{number}"));
         let free = |name: &String| !directory.join(format!("{name}.log")).exists();
         Self { process: Process::spawn(&names.find(free).unwrap(), directory, command) }
+    }
+
+    /// Its command line, without arguments.
+    pub(crate) fn command(name: &str, directory: &Path) -> Command {
+        command(&Self::find("", name).unwrap(), directory)
+    }
+
+    /// That of `cluster-proxy`, started in the same way.
+    pub(crate) fn ours(directory: &Path) -> Command {
+        command(Path::new(env!("CARGO_BIN_EXE_cluster-proxy")), directory)
+    }
+
+    /// Waits until it ends by itself: whether it says that it was a success.
+    pub(crate) async fn end(&mut self) -> bool {
+        eventually("the program ends", PATIENCE, || {
+            let ended = self.process.has_ended();
+            async move { ended.then_some(()) }
+        })
+        .await;
+        self.all("error").is_empty()
     }
 
     /// Every event by now, oldest first.
@@ -66,4 +85,11 @@ impl Program {
         })
         .await
     }
+}
+
+fn command(program: &Path, directory: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(directory).env_clear().stdin(Stdio::null());
+    command.env("HOME", directory).env("KUBECONFIG", "hub.api/kubeconfig");
+    command
 }

@@ -1,7 +1,15 @@
 //! A fleet whose hub publishes itself, and an account `consumer` with all rights on both clusters.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use cluster_proxy::inventory::api;
+use cluster_proxy::sandbox::definitions;
+
 use crate::fleet::{CLUSTERS, Fleet};
 use crate::support::process::{Kubectl, run};
+use crate::support::{PATIENCE, eventually};
 
 use super::program::Program;
 
@@ -22,10 +30,17 @@ impl World {
         for namespace in CLUSTERS.into_iter().chain([PROFILES]) {
             hub.run(&["create", "namespace", namespace]);
         }
+        let kinds =
+            [definitions::cluster_profiles("v1alpha1"), definitions::managed_service_accounts()];
+        for kind in kinds {
+            hub.run_with(&["apply", "-f", "-"], &kind.to_string());
+        }
         let world = Self { fleet, hub };
         for cluster in CLUSTERS {
             world.account(cluster);
-            world.mint(cluster);
+            world.profile(cluster);
+            world.published(cluster, true).await;
+            world.minted(cluster).await;
         }
         Some(world)
     }
@@ -50,6 +65,30 @@ impl World {
         run(self.fleet.directory(), &[&["pki"], command, &["--dir", "hub"]].concat());
     }
 
+    /// Writes the file by which consumers know a credential plugin: upstream's, or ours.
+    pub(crate) fn providers(&self, plugin: Plugin) -> &'static str {
+        let account = format!("--managed-serviceaccount={ACCOUNT}");
+        let (file, command, args) = match plugin {
+            Plugin::Upstream => {
+                ("upstream.json", Program::find("", "cp-creds").unwrap(), vec![account.as_str()])
+            }
+            Plugin::Ours => {
+                let command = env!("CARGO_BIN_EXE_cluster-proxy").into();
+                ("ours.json", command, vec!["credential", &account])
+            }
+        };
+        let providers = json!({"providers": [{
+            "name": api::OCM,
+            "execConfig": {
+                "apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": args,
+                "env": [{"name": "NAMESPACE", "value": PROFILES}],
+                "provideClusterInfo": true, "interactiveMode": "Never",
+            },
+        }]});
+        std::fs::write(self.fleet.directory().join(file), providers.to_string()).unwrap();
+        file
+    }
+
     /// Gives a ConfigMap in namespace `default` of a cluster the value `v`.
     pub(crate) fn write(&self, cluster: &str, name: &str, value: &str) {
         let manifest = format!(
@@ -59,27 +98,87 @@ impl World {
         self.fleet.admin(cluster).run_with(&["apply", "-f", "-"], &manifest);
     }
 
+    /// Waits until the profile of `cluster` has an entry of ours, or none.
+    pub(crate) async fn published(&self, cluster: &str, there: bool) {
+        self.wait_profile(cluster, |entries| entries.contains(&self.fleet.url()) == there).await;
+    }
+
+    /// Waits until the profile of `cluster` has the hub's authorities of now.
+    pub(crate) async fn authority_published(&self, cluster: &str) {
+        let bundle = std::fs::read(self.fleet.directory().join("hub/serving-ca.crt")).unwrap();
+        let wanted = STANDARD.encode(bundle);
+        self.wait_profile(cluster, |providers| providers.contains(&wanted)).await;
+    }
+
+    /// The token in a Secret of the hub's API.
+    pub(crate) fn token(&self, namespace: &str, secret: &str) -> String {
+        let args = ["get", "secret", secret, "--namespace", namespace, "-o"];
+        let data = self.hub.run(&[&args[..], &["jsonpath={.data.token}"]].concat());
+        String::from_utf8(STANDARD.decode(data).unwrap()).unwrap()
+    }
+
+    async fn wait_profile(&self, cluster: &str, wanted: impl Fn(&str) -> bool) {
+        let args = ["get", "clusterprofiles.multicluster.x-k8s.io", cluster, "--namespace"];
+        let args = [&args[..], &[PROFILES, "-o", "jsonpath={.status.accessProviders}"]].concat();
+        eventually("the hub has published", PATIENCE, || {
+            let there = wanted(&self.hub.run(&args));
+            async move { there.then_some(()) }
+        })
+        .await;
+    }
+
+    /// As OCM makes it.
+    fn profile(&self, cluster: &str) {
+        let mut profile = json!({
+            "apiVersion": format!("{}/v1alpha1", api::GROUP), "kind": api::KIND,
+            "metadata": {"name": cluster, "namespace": PROFILES,
+                "labels": {api::MANAGER_LABEL: api::OCM, api::CLUSTER_LABEL: cluster}},
+            "spec": {"displayName": cluster, "clusterManager": {"name": api::OCM}},
+        });
+        self.hub.run_with(&["create", "-f", "-"], &profile.to_string());
+        profile["status"] = json!({"conditions": [{
+            "type": "ControlPlaneHealthy", "status": "True", "reason": "ManagedClusterAvailable",
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]});
+        let apply = ["apply", "--server-side", "--subresource=status", "-f", "-"];
+        self.hub.run_with(&apply, &profile.to_string());
+    }
+
+    /// The hub makes its ServiceAccount and its Secrets.
     fn account(&self, cluster: &str) {
-        let spoke = self.fleet.admin(cluster);
-        spoke.run(&["create", "serviceaccount", ACCOUNT, "--namespace", MANAGED]);
+        let account = json!({
+            "apiVersion": "authentication.open-cluster-management.io/v1beta1",
+            "kind": "ManagedServiceAccount",
+            "metadata": {"name": ACCOUNT, "namespace": cluster,
+                "labels": {"authentication.open-cluster-management.io/sync-to-clusterprofile": "true"}},
+            "spec": {"rotation": {}},
+        });
+        self.hub.run_with(&["create", "-f", "-"], &account.to_string());
         let subject = format!("--serviceaccount={MANAGED}:{ACCOUNT}");
         let role = "--clusterrole=cluster-admin";
+        let spoke = self.fleet.admin(cluster);
         spoke.run(&["create", "clusterrolebinding", ACCOUNT, role, &subject]);
     }
 
-    fn mint(&self, cluster: &str) {
-        let spoke = self.fleet.admin(cluster);
-        let token = spoke.run(&["create", "token", ACCOUNT, "--namespace", MANAGED]);
-        for (namespace, name) in
-            [(cluster, ACCOUNT.to_owned()), (PROFILES, format!("{cluster}-{ACCOUNT}"))]
-        {
-            let manifest = format!(
-                "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
-                 stringData: {{token: {token}}}\n"
-            );
-            self.hub.run_with(&["apply", "-f", "-"], &manifest);
-        }
+    /// Waits until there is a token beside the profile.
+    async fn minted(&self, cluster: &str) {
+        let secret = format!("{cluster}-{ACCOUNT}");
+        let args = ["get", "secret", &secret, "--namespace", PROFILES];
+        eventually("the token is beside the profile", PATIENCE, || {
+            let there = self.hub.output(&args).status.success();
+            async move { there.then_some(()) }
+        })
+        .await;
     }
+}
+
+/// What gets a token for client-go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plugin {
+    /// cp-creds.
+    Upstream,
+    /// `cluster-proxy credential`.
+    Ours,
 }
 
 /// The managed service account of all tests.
