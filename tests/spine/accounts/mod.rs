@@ -4,12 +4,17 @@
 mod others;
 mod world;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Secret;
 
 use cluster_proxy::accounts::api::{MANAGED_NAMESPACE, ManagedServiceAccount, PROXY_CA, SPOKE_CA};
+use cluster_proxy::pki::authorities::{self, Role};
+use cluster_proxy::pki::ca;
+use cluster_proxy::sandbox::definitions;
 
-use crate::support::client::empty;
+use crate::support::client::{Client, empty};
 use crate::support::{PATIENCE, eventually, within};
 use world::{World, token};
 
@@ -113,6 +118,48 @@ async fn a_deleted_secret_comes_back_with_a_token_that_works() {
     world.wait_code(&world.client(&second), NODES, 200).await;
     // Of the same ServiceAccount: the old one lives as long as it was granted.
     assert_eq!(world.client(&first).get(NODES).await.status, 200);
+}
+
+/// Case 110 of the attacks, the half that consumers see: who reads an authority now can connect now.
+#[tokio::test]
+async fn s110_what_is_published_verifies_what_is_served_at_every_moment_of_a_rotation() {
+    let kinds =
+        [definitions::managed_service_accounts(), definitions::cluster_profiles("v1alpha1")];
+    let world = World::with(&["c1"], &kinds).await;
+    world.profile("c1").await;
+    world.account("c1", "app").await;
+    let client = world.client(&world.ready("c1", "app").await);
+    world.wait_code(&client, "/c1/version", 200).await;
+    // From both places, tried at once.
+    let published = async || {
+        let profile = world.published("c1").await;
+        let profile = STANDARD.decode(profile["certificate-authority-data"].as_str()?).unwrap();
+        let secret = world.get::<Secret>("c1", "app").await?.data?.remove(PROXY_CA)?.0;
+        for ca_pem in [&profile, &secret] {
+            let client = Client { ca_pem: ca_pem.clone(), ..client.clone() };
+            assert_eq!(client.get("/c1/version").await.status, 200);
+        }
+        (profile == secret).then(|| ca::certificates(&profile).unwrap())
+    };
+    let state = &world.fleet.hub.state;
+    let wait = async |what: &str, old: &[_], count: usize| {
+        eventually(what, PATIENCE, || async {
+            published().await.filter(|now| now.len() == count && now[..] != *old)
+        })
+        .await
+    };
+    let first = wait("the authority", &[], 1).await;
+    authorities::rotate(state, Role::Serving).await.unwrap();
+    let both = wait("both authorities", &first, 2).await;
+    assert_eq!(both[1], first[0], "the old one beside it");
+    authorities::finish(state, Role::Serving).await.unwrap();
+    let second = wait("the new authority alone", &both, 1).await;
+    assert_eq!(second[0], both[0]);
+    eventually("the old one is no use any more", PATIENCE, || async {
+        client.connect(b"h2").await.is_err().then_some(())
+    })
+    .await;
+    published().await.unwrap();
 }
 
 const NODES: &str = "/c1/api/v1/nodes";

@@ -4,7 +4,6 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
 use cluster_proxy::accounts::api::{MANAGED, ManagedServiceAccount};
-use cluster_proxy::inventory::api as inventory;
 use cluster_proxy::sandbox::definitions;
 
 use super::world::{MANAGED_ACCOUNTS, World};
@@ -114,16 +113,10 @@ async fn accounts_of_strangers_wait_until_their_cluster_is_enrolled() {
 #[tokio::test]
 async fn without_their_definition_profiles_are_published_all_the_same() {
     let world = World::with(&["c1"], &[definitions::cluster_profiles("v1alpha1")]).await;
-    let path = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces/default/clusterprofiles";
-    let labels = json!({inventory::MANAGER_LABEL: inventory::OCM, inventory::CLUSTER_LABEL: "c1"});
-    let profile = json!({
-        "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile",
-        "metadata": {"name": "c1", "labels": labels},
-    });
-    world.api.create(path, &profile).await;
+    world.profile("c1").await;
     eventually("the profile is published", PATIENCE, || async {
-        let profile = world.api.get(&format!("{path}/c1")).await;
-        let url = &profile["status"]["accessProviders"][0]["cluster"]["server"];
+        let published = world.published("c1").await;
+        let url = &published["server"];
         url.as_str()?.ends_with("/c1").then_some(())
     })
     .await;

@@ -75,6 +75,24 @@ impl World {
         self.api.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
     }
 
+    /// Makes the profile of a cluster.
+    pub(crate) async fn profile(&self, cluster: &str) {
+        let labels = json!({
+            inventory::MANAGER_LABEL: inventory::OCM, inventory::CLUSTER_LABEL: cluster,
+        });
+        let profile = json!({
+            "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile",
+            "metadata": {"name": cluster, "labels": labels},
+        });
+        self.api.create(PROFILES, &profile).await;
+    }
+
+    /// What consumers find in the profile of a cluster.
+    pub(crate) async fn published(&self, cluster: &str) -> Value {
+        let profile = self.api.get(&format!("{PROFILES}/{cluster}")).await;
+        profile["status"]["accessProviders"][0]["cluster"].clone()
+    }
+
     pub(crate) fn spoke(&self, cluster: &str) -> &MiniSpoke {
         self.spokes.iter().find(|spoke| spoke.name == cluster).unwrap()
     }
@@ -188,5 +206,6 @@ pub(crate) fn token(secret: &Secret) -> Vec<u8> {
 }
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const PROFILES: &str = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces/default/clusterprofiles";
 pub(crate) const MANAGED_ACCOUNTS: &str =
     "/api/v1/namespaces/open-cluster-management-managed-serviceaccount/serviceaccounts";
