@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::HeaderValue;
 use serde_json::json;
 
+use cluster_proxy::kubernetes::{self, ApiServer};
+
 use crate::support::client::{Answer, empty};
 use crate::support::fleet::Fleet;
 use crate::support::token::{SigningKey, claims, unsigned};
@@ -238,4 +240,31 @@ fn common_401(answer: &Answer) {
 fn without_request_id(answer: &Answer) -> String {
     let id = answer.headers["x-request-id"].to_str().unwrap();
     answer.text().replace(id, "ID")
+}
+
+/// An API server prefers a certificate to a token: the agent's must never come with a caller's.
+#[tokio::test]
+async fn an_agents_admin_certificate_is_no_callers() {
+    let mut fleet = Fleet::start(&["c1"]).await;
+    let spoke = fleet.spoke_mut("c1");
+    spoke.stop_agent().await;
+    spoke.api.write_admin_kubeconfig(&spoke.directory.join("kubeconfig"));
+    let hub = fleet.hub.addresses.agents;
+    fleet.spoke_mut("c1").start_agent(hub);
+    fleet.wait_serves("c1", PATIENCE).await;
+    // What the hub asks itself is asked as the agent, which may do everything.
+    fleet.hub.wait_healthy("c1").await;
+    let echo = "/c1/api/v1/namespaces/default/services/x/proxy/echo";
+    for client in [fleet.client("c1"), fleet.client("c1").http2()] {
+        client.get("/c1/api/v1/secrets").await.assert_status(403, "Forbidden");
+        let user = client.get(echo).await.json()["user"].clone();
+        assert_eq!(user, "system:serviceaccount:default:test");
+    }
+    fleet.anonymous().get("/c1/api/v1/secrets").await.assert_status(401, "Unauthorized");
+    // The same certificate, without the hub: the administrator.
+    let file = fleet.spoke("c1").directory.join("kubeconfig");
+    let direct = kubernetes::client(&ApiServer::from_kubeconfig(&file, None).unwrap()).unwrap();
+    let request = http::Request::get("/api/v1/secrets").body(Vec::new()).unwrap();
+    let list: serde_json::Value = direct.request(request).await.unwrap();
+    assert_eq!(list["kind"], "List");
 }

@@ -9,7 +9,10 @@
 //! | `/api/v1/configmaps?watch=true` | one event, then silence |
 //! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
 //! | `.../pods/p/{exec,attach,portforward}` | 101, then a [`Session`] |
-//! | `/api/v1/secrets` | 403, as for an account without rights |
+//! | `/api/v1/secrets` | 403, as for an account without rights; 200 for the administrator |
+//!
+//! A client certificate of its authority is the administrator, whatever token comes with it: a real
+//! one looks at certificates first.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,6 +21,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
@@ -29,9 +34,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use cluster_proxy::pki::ca::Authority;
-use cluster_proxy::pki::tls;
 
 use super::bodies::{digest, pattern, source_body, stream_body};
+use super::certificates;
 use super::client::{Body, full};
 use super::part::Part;
 use super::session::Session;
@@ -42,6 +47,7 @@ pub(crate) struct FakeApi {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) ca_pem: String,
+    authority: Authority,
     shared: Arc<Shared>,
     part: Option<Part>,
 }
@@ -67,12 +73,7 @@ impl FakeApi {
         let authority = Authority::create("fake API server", DAY).unwrap();
         let issued =
             authority.issue_server(&["127.0.0.1".to_owned(), "localhost".to_owned()], DAY).unwrap();
-        let config = tls::server(
-            issued.chain_pem.as_bytes(),
-            issued.key_pem.as_bytes(),
-            &[b"h2".as_slice(), b"http/1.1".as_slice()],
-        )
-        .unwrap();
+        let config = certificates::server(&authority, &issued);
         let signer = SigningKey::generate(&format!("{name}-key"));
         let shared = Arc::new(Shared {
             uid: uuid::Uuid::new_v4().to_string(),
@@ -93,6 +94,7 @@ impl FakeApi {
             name: name.to_owned(),
             address: address.await.unwrap(),
             ca_pem: authority.certificate_pem(),
+            authority,
             shared,
             part: Some(part),
         }
@@ -147,12 +149,24 @@ impl FakeApi {
         let server = format!("https://{}", self.address);
         std::fs::write(path, kubeconfig(&server, &self.ca_pem, &token)).unwrap();
     }
+
+    /// Writes a kubeconfig with a client certificate of the administrator.
+    pub(crate) fn write_admin_kubeconfig(&self, path: &Path) {
+        let (certificate, key) = certificates::client(&self.authority);
+        let server = format!("https://{}", self.address);
+        let text = kubeconfig(&server, &self.ca_pem, "");
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config["users"][0]["user"] = json!({
+            "client-certificate-data": STANDARD.encode(certificate),
+            "client-key-data": STANDARD.encode(key),
+        });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
 }
 
 /// A kubeconfig with one cluster and one token.
 pub(crate) fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
-    use base64::Engine as _;
-    let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
+    let ca = STANDARD.encode(ca_pem);
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "it",
         "clusters": [{"name": "it", "cluster": {
@@ -170,9 +184,10 @@ async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, share
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let is_admin = stream.get_ref().1.peer_certificates().is_some();
             let service = hyper::service::service_fn(move |request| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(request, &shared).await) }
+                async move { Ok::<_, Infallible>(answer(request, is_admin, &shared).await) }
             });
             let stream = TokioIo::new(stream);
             // A connection that breaks is what some tests are about.
@@ -190,12 +205,13 @@ async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, share
     }
 }
 
-async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Body> {
+async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared) -> Response<Body> {
     let bearer = request
         .headers()
         .get("authorization")
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned));
-    let user = bearer.and_then(|token| shared.accepted.lock().unwrap().get(&token).cloned());
+    let of_token = || shared.accepted.lock().unwrap().get(&bearer?).cloned();
+    let user = if is_admin { Some(ADMIN.to_owned()) } else { of_token() };
     let Some(user) = user else {
         return status(401, "Unauthorized", "Unauthorized by the fake API server");
     };
@@ -218,7 +234,7 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
             "kind": "Namespace", "apiVersion": "v1",
             "metadata": {"name": "kube-system", "uid": shared.uid},
         })),
-        "/api/v1/secrets" => {
+        "/api/v1/secrets" if user != ADMIN => {
             let message = format!("secrets is forbidden: User \"{user}\" cannot list resource");
             status(403, "Forbidden", &message)
         }
@@ -285,7 +301,7 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared) -> Response<Bod
             reply(&json!({"method": request.method().as_str(), "target": target,
                 "headers": headers, "user": user}))
         }
-        "/api/v1/pods" => reply(&json!({
+        "/api/v1/pods" | "/api/v1/secrets" => reply(&json!({
             "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [],
             "server": shared.uid,
         })),
@@ -363,6 +379,8 @@ async fn paced(chunk: Bytes) -> Bytes {
     chunk
 }
 
+/// Whom a client certificate makes of its bearer.
+const ADMIN: &str = "kubernetes-admin";
 const BETWEEN_LINES: Duration = Duration::from_millis(50);
 /// Bytes of a list of nodes.
 pub(crate) const LIST: usize = 3_700;

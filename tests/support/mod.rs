@@ -10,6 +10,7 @@ pub(crate) mod api;
 pub(crate) mod assets;
 pub(crate) mod balancer;
 pub(crate) mod bodies;
+pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod fleet;
 pub(crate) mod homes;
