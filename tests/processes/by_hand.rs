@@ -121,7 +121,7 @@ async fn discovers(kubectl: &Kubectl, log: &Path, cluster: &str) {
         let of_discovery = |line: &str| {
             let line: Value = serde_json::from_str(line).ok()?;
             let path = line["path"].as_str()?.trim_start_matches(&format!("/{cluster}"));
-            let known = line["path"].as_str()?.contains(cluster) && path.starts_with("/api");
+            let known = line["cluster"] == cluster && path.starts_with("/api");
             known.then(|| path.to_owned())
         };
         log.lines().filter_map(of_discovery).collect()
