@@ -212,7 +212,9 @@ impl World {
         let mut spokes = BTreeMap::new();
         for cluster in clusters {
             let name = ClusterName::parse(cluster).unwrap();
-            spokes.insert(name, Server::start().await);
+            let spoke = Server::start().await;
+            spoke.api.namespace(MANAGED_NAMESPACE);
+            spokes.insert(name, spoke);
             hub.post(NAMESPACES, &namespace(cluster)).await;
         }
         let spokes = Arc::new(spokes);
