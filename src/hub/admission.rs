@@ -8,18 +8,32 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::authn::Identity;
 use super::limits::{Limit, Limits};
 use crate::name::ClusterName;
 
-/// The requests in flight of every cluster. Clones share the counts.
+/// The requests of every cluster, and of those who were not let in yet. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     in_all: usize,
     short: Most,
     long: Most,
     flight: Arc<Mutex<Flight>>,
+    waiting: Places,
+    uploads: Places,
 }
+
+/// At most so many of something at once.
+#[derive(Clone, Debug)]
+struct Places {
+    most: usize,
+    free: Arc<Semaphore>,
+}
+
+/// One of the places; free again when dropped.
+pub(crate) type Place = OwnedSemaphorePermit;
 
 /// Everything in flight.
 #[derive(Debug, Default)]
@@ -59,7 +73,7 @@ pub(crate) struct Admitted {
 
 /// A request that must wait.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{whose} {most} {} in flight{}, the most the hub carries: try again (limit: --max-{})", what(*.limit), .place, .limit.label())]
+#[error("{whose} {most} {} in flight{}, the most the hub carries: try again (limit: --max-{})", what(*.limit), .place, flag(*.limit))]
 pub(crate) struct TooMany {
     whose: &'static str,
     most: usize,
@@ -82,7 +96,19 @@ impl Admission {
                 per_cluster: limits.long_requests_per_cluster,
             },
             flight: Arc::default(),
+            waiting: Places::new(limits.waiting_requests()),
+            uploads: Places::new(limits.uploads),
         }
+    }
+
+    /// A place for a request that is judged, for as long as that takes.
+    pub(crate) fn wait(&self) -> Result<Place, TooMany> {
+        self.waiting.take(Limit::WaitingRequests)
+    }
+
+    /// A place for the body of a request, until it was read.
+    pub(crate) fn upload(&self) -> Result<Place, TooMany> {
+        self.uploads.take(Limit::Uploads)
     }
 
     /// Counts a request of `identity`, which was verified for `cluster`.
@@ -164,6 +190,21 @@ fn lock(flight: &Mutex<Flight>) -> MutexGuard<'_, Flight> {
     flight.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// === impl Places ===
+
+impl Places {
+    fn new(most: usize) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self { most, free: Arc::new(Semaphore::new(most)) }
+    }
+
+    fn take(&self, limit: Limit) -> Result<Place, TooMany> {
+        let free = Arc::clone(&self.free).try_acquire_owned();
+        let (whose, place) = ("all callers have", String::new());
+        free.map_err(|_| TooMany { whose, most: self.most, place, limit })
+    }
+}
+
 // === impl Counts ===
 
 impl Counts {
@@ -180,10 +221,20 @@ impl Counts {
     }
 }
 
+/// The flag that sets it, without its first word.
+const fn flag(limit: Limit) -> &'static str {
+    match limit {
+        Limit::WaitingRequests => Limit::Requests.label(),
+        limit => limit.label(),
+    }
+}
+
 /// What `limit` counts.
 const fn what(limit: Limit) -> &'static str {
     match limit {
         Limit::LongRequestsPerCaller | Limit::LongRequestsPerCluster => "long-running requests",
+        Limit::WaitingRequests => "requests that are not let in yet",
+        Limit::Uploads => "requests with bodies that are not read yet",
         _ => "requests",
     }
 }

@@ -159,7 +159,7 @@ impl Metrics {
                 registry,
                 IntGauge::with_opts(opts(
                     "unread_bytes",
-                    "Bytes held for clients that do not read; 0 while streams are too few to matter",
+                    "Bytes that came through tunnels and wait for their clients",
                 ))?,
             )?,
             connections: register(

@@ -58,7 +58,7 @@ use crate::listen::pages;
 use crate::pki::join::JoinService;
 use crate::pki::tls::{ServingTls, TlsError};
 use crate::state::StateError;
-use crate::tunnel::settings::{STREAM_WINDOW, Settings};
+use crate::tunnel::settings::Settings;
 use admin::Admin;
 use admission::Admission;
 use authn::Authenticator;
@@ -195,7 +195,7 @@ impl Hub {
         let limits = Arc::new(self.config.limits.clone());
         let clients = Drain::new();
         let tunnels = Drain::new();
-        let unread = UnreadBudget::new(limits.unread_bytes, STREAM_WINDOW, &self.metrics);
+        let unread = UnreadBudget::new(limits.unread_bytes, &self.metrics);
         let front = Front {
             tls: self.tls.front.clone(),
             authenticator: self.authenticator.clone(),
@@ -223,6 +223,7 @@ impl Hub {
             registry: self.registry.clone(),
             metrics: self.metrics.clone(),
             settings: Settings::default(),
+            unread: unread.clone(),
             drain: tunnels.clone(),
             handshake_timeout: limits.handshake_timeout,
             drain_timeout: self.config.drain_timeout,

@@ -12,6 +12,7 @@ use prometheus::IntGauge;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::access_log::{AccessLine, AccessLogger};
 use super::admission::Admitted;
@@ -21,7 +22,7 @@ use super::metrics::Metrics;
 use super::registry::Registry;
 use super::traffic::Traffic;
 use super::verb::{RequestKind, Span};
-use crate::listen::pace::Running;
+use crate::listen::activity::Running;
 use crate::name::ClusterName;
 use crate::telemetry::trace::TraceId;
 
@@ -107,6 +108,11 @@ impl Record {
         self.serving = Some(running);
     }
 
+    /// What ends the connection that the request came on.
+    pub(crate) fn cutter(&self) -> Option<CancellationToken> {
+        self.serving.as_ref().map(Running::cutter)
+    }
+
     /// The request counts as in flight until the record ends.
     pub(crate) fn counted(&mut self, admitted: Admitted) {
         self.counted = Some(admitted);
@@ -163,8 +169,16 @@ impl Record {
         }
     }
 
+    /// Answers of our own that the connection's client has not taken.
+    pub(crate) fn refusals(&self) -> usize {
+        self.serving.as_ref().map_or(0, Running::refusals)
+    }
+
     /// An answer of our own goes to the client.
     pub(crate) fn failed(&mut self, failure: &Failure, code: StatusCode) {
+        if let Some(serving) = &mut self.serving {
+            serving.refuse();
+        }
         self.code = code;
         self.hop = failure.hop();
         self.reason = match failure {

@@ -1,30 +1,43 @@
 //! The budget of bytes that came through tunnels and that clients do not read.
 //!
-//! Flow control bounds what one stream holds, and no stream is cut for being slow; but many slow
-//! ones together could hold more memory than there is. Past the budget the one whose client has not
-//! taken anything for the longest time is reset, and so on until the rest fits.
+//! Flow control bounds what one stream holds, wherever in the hub its bytes wait, and no stream is
+//! cut for being slow; but many slow ones together could hold more memory than there is. Past the
+//! budget the one whose client has not taken anything for the longest time is reset, and so on until
+//! the rest fits. Where HTTP still holds bytes of a stream that is over, its connection is closed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
 use prometheus::{IntCounter, IntGauge};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::limits::Limit;
 use super::metrics::Metrics;
+use super::record::Record;
 use crate::name::ClusterName;
-use crate::tunnel::pump::{ReceiveBody, Unread};
+use crate::tunnel::pump::{Held, ReceiveBody, Unread};
 
 /// Counts what bodies hold. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct UnreadBudget {
     most: usize,
-    /// What one body holds at most.
-    window: usize,
     bodies: Arc<Mutex<Vec<Watched>>>,
+    arrivals: Arc<Arrivals>,
     held: IntGauge,
     resets: IntCounter,
+}
+
+/// What came through tunnels since the last look.
+#[derive(Debug)]
+struct Arrivals {
+    bytes: AtomicUsize,
+    /// So many are worth a look before its time.
+    step: usize,
+    look: Notify,
 }
 
 #[derive(Debug)]
@@ -32,31 +45,44 @@ struct Watched {
     body: Unread,
     cluster: ClusterName,
     request_id: HeaderValue,
+    /// Closes the client's connection.
+    connection: Option<CancellationToken>,
 }
 
 // === impl UnreadBudget ===
 
 impl UnreadBudget {
-    /// At most `most` bytes in all, of bodies that hold at most `window` each.
-    pub(crate) fn new(most: u64, window: u32, metrics: &Metrics) -> Self {
+    /// At most `most` bytes in all.
+    pub(crate) fn new(most: u64, metrics: &Metrics) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let step = most / LOOKS_PER_BUDGET;
+        let arrivals = Arrivals { bytes: AtomicUsize::new(0), step, look: Notify::new() };
         Self {
-            most: usize::try_from(most).unwrap_or(usize::MAX),
-            window: window as usize,
+            most,
             bodies: Arc::default(),
+            arrivals: Arc::new(arrivals),
             held: metrics.unread_bytes.clone(),
             resets: metrics.limit_hits.of(Limit::UnreadBytes),
         }
     }
 
-    /// Counts `body` from now on.
-    pub(crate) fn watch(
-        &self,
-        body: &ReceiveBody,
-        cluster: &ClusterName,
-        request_id: &HeaderValue,
-    ) {
-        let (cluster, request_id) = (cluster.clone(), request_id.clone());
-        self.lock().push(Watched { body: body.unread(), cluster, request_id });
+    /// Counts `body` of the request `record` from now on.
+    pub(crate) fn watch(&self, body: &ReceiveBody, cluster: &ClusterName, record: &Record) {
+        let watched = Watched {
+            body: body.unread(),
+            cluster: cluster.clone(),
+            request_id: record.request_id.clone(),
+            connection: record.cutter(),
+        };
+        self.lock().push(watched);
+    }
+
+    /// So many bytes came through a tunnel.
+    pub(crate) fn arrived(&self, bytes: usize) {
+        let since = self.arrivals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if since <= self.arrivals.step && since + bytes > self.arrivals.step {
+            self.arrivals.look.notify_one();
+        }
     }
 
     /// Looks again and again, for ever.
@@ -64,7 +90,11 @@ impl UnreadBudget {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.arrivals.look.notified() => {}
+            }
+            self.arrivals.bytes.store(0, Ordering::Relaxed);
             self.enforce();
         }
     }
@@ -72,34 +102,20 @@ impl UnreadBudget {
     fn enforce(&self) {
         let mut bodies = self.lock();
         bodies.retain(|watched| watched.body.is_alive());
-        // So few cannot hold too much: nothing to measure.
-        if bodies.len().saturating_mul(self.window) <= self.most {
-            self.held.set(0);
-            return;
-        }
-        let mut stalled: Vec<(Instant, usize, &Watched)> = Vec::new();
-        for watched in bodies.iter() {
-            if let Some((bytes @ 1.., asked)) = watched.body.measure() {
-                stalled.push((asked, bytes, watched));
-            }
-        }
-        let mut held: usize = stalled.iter().map(|(_, bytes, _)| bytes).sum();
+        let look = |watched: &Watched| watched.body.look().filter(|held| held.bytes > 0);
+        let seen = bodies.iter().filter_map(|watched| Some((look(watched)?, watched)));
+        let mut stalled: Vec<(Held, &Watched)> = seen.collect();
+        let mut held: usize = stalled.iter().map(|(one, _)| one.bytes).sum();
         if held > self.most {
-            stalled.sort_unstable_by_key(|(asked, ..)| *asked);
-            for (asked, bytes, watched) in stalled {
+            stalled.sort_unstable_by_key(|(one, _)| one.asked);
+            for (one, watched) in stalled {
                 if held <= self.most {
                     break;
                 }
-                watched.body.cut();
-                held -= bytes;
+                // What HTTP holds on of the stream, the next look sees.
+                held -= one.bytes;
+                watched.cut(&one);
                 self.resets.inc();
-                tracing::warn!(
-                    cluster = %watched.cluster,
-                    request_id = watched.request_id.to_str().unwrap_or_default(),
-                    bytes,
-                    stalled_ms = asked.elapsed().as_millis(),
-                    "a stream was reset: its client does not read, and --max-unread-bytes is used up"
-                );
             }
         }
         self.held.set(i64::try_from(held).unwrap_or(i64::MAX));
@@ -111,6 +127,28 @@ impl UnreadBudget {
     }
 }
 
-/// How long the budget may be exceeded. A look costs a lock per stream, and nothing at all while the
-/// streams are too few to matter.
+// === impl Watched ===
+
+impl Watched {
+    /// Resets the stream; the connection, where that was done or the stream is over.
+    fn cut(&self, held: &Held) {
+        let what = if held.over { "connection" } else { "stream" };
+        if !held.over {
+            self.body.cut();
+        } else if let Some(connection) = &self.connection {
+            connection.cancel();
+        }
+        tracing::warn!(
+            cluster = %self.cluster,
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            bytes = held.bytes,
+            stalled_ms = held.asked.elapsed().as_millis(),
+            "a {what} was cut: its client does not read, and --max-unread-bytes is used up"
+        );
+    }
+}
+
+/// How long the budget may be exceeded at most. A look costs a lock per stream.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// A look is due once this part of the budget came through tunnels: by so much it may be exceeded.
+pub(super) const LOOKS_PER_BUDGET: usize = 16;

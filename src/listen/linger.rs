@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::pace::Activity;
+use super::activity::Activity;
 
 /// The byte stream under HTTP/1.1, whose shutdown lingers: for [`PATIENCE`] and [`MOST`] bytes at
 /// most, and as a connection that counts. One that still serves somebody, an upgraded one whose

@@ -2,6 +2,7 @@
 //! per source, a close that is heard, who stands behind a load balancer, enough descriptors, and a small server for pages
 //! of health and metrics.
 
+pub mod activity;
 pub mod descriptors;
 pub mod linger;
 pub mod pace;

@@ -5,15 +5,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::sources::Slot;
+use super::activity::Activity;
 
 /// How long a connection may take to say what it wants.
 #[derive(Clone, Copy, Debug)]
@@ -23,28 +21,6 @@ pub struct Deadlines {
     /// From the end of an answer to the first byte of the next head.
     pub idle: Duration,
 }
-
-/// What a connection is serving. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Activity(Arc<Counts>);
-
-#[derive(Debug)]
-struct Counts {
-    born: Instant,
-    /// Requests whose answer is not finished.
-    running: AtomicUsize,
-    /// Requests so far.
-    started: AtomicU64,
-    /// End of the last answer, milliseconds after `born`.
-    ended: AtomicU64,
-    late: AtomicBool,
-    /// Given back when the last part of the connection is gone: an upgraded one outlives its HTTP.
-    _slot: Option<Slot>,
-}
-
-/// One request; over when dropped.
-#[derive(Debug)]
-pub struct Running(Arc<Counts>);
 
 /// The byte stream under HTTP/1.1, or under HTTP/2 until its preface has come. A head that is late
 /// is an error ([`io::ErrorKind::TimedOut`]); a connection idle for too long looks ended by its
@@ -73,83 +49,6 @@ enum Phase {
     Preface(usize),
     /// HTTP/2 goes on by itself.
     Through,
-}
-
-// === impl Activity ===
-
-impl Activity {
-    /// Of a connection that has just been made.
-    pub fn new() -> Self {
-        Self::with(None)
-    }
-
-    /// The same; `slot` is what the connection holds of its source's share.
-    pub fn of(slot: Slot) -> Self {
-        Self::with(Some(slot))
-    }
-
-    fn with(slot: Option<Slot>) -> Self {
-        Self(Arc::new(Counts {
-            born: Instant::now(),
-            running: AtomicUsize::new(0),
-            started: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            late: AtomicBool::new(false),
-            _slot: slot,
-        }))
-    }
-
-    /// A request begins.
-    pub fn request(&self) -> Running {
-        self.0.running.fetch_add(1, Ordering::AcqRel);
-        self.0.started.fetch_add(1, Ordering::AcqRel);
-        Running(Arc::clone(&self.0))
-    }
-
-    /// Whether the connection ended because a head took too long.
-    pub fn head_was_late(&self) -> bool {
-        self.0.late.load(Ordering::Acquire)
-    }
-
-    /// Ready when no request has run for `patience`, at most as long again afterwards: one timer
-    /// that looks now and then costs less than one for every request.
-    pub async fn idle(&self, patience: Duration) {
-        loop {
-            let now = Instant::now();
-            let since = if self.is_running() { now } else { self.last_end() };
-            let due = since + patience;
-            if due <= now {
-                return;
-            }
-            sleep_until(due).await;
-        }
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.0.running.load(Ordering::Acquire) > 0
-    }
-
-    fn started(&self) -> u64 {
-        self.0.started.load(Ordering::Acquire)
-    }
-
-    fn last_end(&self) -> Instant {
-        self.0.born + Duration::from_millis(self.0.ended.load(Ordering::Acquire))
-    }
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let after = self.0.born.elapsed().as_millis();
-        self.0.ended.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Release);
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 // === impl Paced ===
@@ -210,7 +109,7 @@ impl<IO> Paced<IO> {
             ready!(self.timer.as_mut().poll(cx));
             if Instant::now() >= self.due {
                 if self.phase != Phase::Idle {
-                    self.activity.0.late.store(true, Ordering::Release);
+                    self.activity.head_is_late();
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
                 if !self.blocked {
@@ -374,20 +273,5 @@ mod tests {
             let quiet = tokio::time::timeout(Duration::from_secs(3_600), read(&mut io)).await;
             assert_eq!(quiet.is_ok(), ends, "{bytes}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_counts_from_the_end_of_the_last_request() {
-        let activity = Activity::new();
-        let start = Instant::now();
-        let patience = Duration::from_secs(60);
-        let running = activity.request();
-        let work = async {
-            tokio::time::sleep(Duration::from_secs(1_000)).await;
-            drop(running);
-        };
-        tokio::join!(activity.idle(patience), work);
-        let after = start.elapsed().as_secs();
-        assert!((1_060..=1_120).contains(&after), "{after}");
     }
 }

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::pace::{Activity, Deadlines, Paced};
+use super::activity::Activity;
+use super::pace::{Deadlines, Paced};
 use super::sources::Sources;
 
 /// Answers with `pages` until dropped, and every connection ends with it.

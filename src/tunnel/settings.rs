@@ -50,12 +50,12 @@ impl Settings {
             .initial_window_size(self.stream_window)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME_SIZE)
-            .max_header_list_size(HEADER_LIST_SIZE)
-            .max_send_buffer_size(self.stream_window as usize)
+            .max_header_list_size(ANSWER_HEAD)
+            .max_send_buffer_size(UPLOAD_BUFFER)
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .reset_stream_duration(REMEMBERED_RESET_AGE)
-            .data_frame_budget(SMALL_FRAME_BUDGET)
+            .data_frame_budget(SMALL_FRAME_BUDGET_OF_AGENTS)
             .enable_push(false);
         builder
     }
@@ -90,8 +90,13 @@ pub const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Largest frame we accept. 256 KiB saves a tenth of the CPU of a stream against 64 KiB.
 pub const FRAME_SIZE: u32 = 256 * 1024;
 
-/// Largest head we accept: what a kube-apiserver itself takes (Go's default of 1 MiB).
+/// Largest head of a request that an agent accepts: what a kube-apiserver itself takes (Go's default
+/// of 1 MiB).
 pub const HEADER_LIST_SIZE: u32 = 1 << 20;
+
+/// Largest head of an answer, counted as HTTP/2 counts it. No API server and no web server behind one
+/// needs so much, and at the hub thousands may wait for their clients.
+pub const ANSWER_HEAD: u32 = 64 * 1024;
 
 /// Cancelled streams that are remembered, so that what the peer had already sent is dropped
 /// silently. Forgotten ones cost an error each, and a burst of cancels reaches thousands.
@@ -109,6 +114,14 @@ pub const PENDING_ACCEPT_RESETS: usize = 20_000;
 /// budget (half the connection window) lets eight such streams end the tunnel. This is 32 of them,
 /// and in memory about what `CONNECTION_WINDOW` permits anyway.
 pub const SMALL_FRAME_BUDGET: usize = (1 << 31) - 1;
+
+/// The same at the hub, which takes small frames out of HTTP/2 four times a second, whoever reads:
+/// a quarter of a million frames of one byte between two looks. An agent is a stranger there.
+pub const SMALL_FRAME_BUDGET_OF_AGENTS: usize = 64 << 20;
+
+/// What may wait unsent per upload at the hub. It is emptied at the speed of the connection, not of
+/// a round trip, so it needs no window; with thousands of uploads it is memory.
+pub const UPLOAD_BUFFER: usize = 64 * 1024;
 
 /// HTTP/2 stream ids of a client are odd and below 2^31, so a connection carries 2^30 streams: 30
 /// hours at 10,000 requests/s. Past this many the tunnel takes no more, so that the agent dials anew.

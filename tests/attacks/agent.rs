@@ -1,8 +1,9 @@
 //! An agent with a valid certificate that does not mean well: it serves its tunnel as it should
 //! until a test puts other bytes on the wire, between two frames of its own.
 
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -18,7 +19,6 @@ use cluster_proxy::pki::credentials::AgentCredentials;
 use cluster_proxy::pki::tls::ClientStream;
 use cluster_proxy::tunnel::hello;
 
-use crate::support::fleet::RunningHub;
 use crate::support::token::{AUDIENCE, ISSUER, SigningKey};
 use crate::support::{PATIENCE, within};
 
@@ -36,6 +36,11 @@ pub(crate) struct Script {
     pub(crate) hello: Value,
     /// Streams that it allows at once.
     pub(crate) streams: u32,
+    /// Of `kube-system`, which tells clusters apart.
+    pub(crate) uid: String,
+    /// Whether it never says which keys its cluster signs with.
+    pub(crate) silent_keys: bool,
+    held: Mutex<Vec<SendResponse<Bytes>>>,
     jwks: Value,
     answer: Answer,
 }
@@ -56,16 +61,25 @@ impl Script {
             "apiServerVersion": "v1.37.0", "audiences": [AUDIENCE], "issuers": [ISSUER],
         });
         let jwks = json!({"keys": [signer.jwk()]});
-        Self { hello, streams: 10_000, jwks, answer: Arc::new(answer) }
+        Self {
+            hello,
+            streams: 10_000,
+            uid: "11111111-1111-1111-1111-111111111111".to_owned(),
+            silent_keys: false,
+            held: Mutex::default(),
+            jwks,
+            answer: Arc::new(answer),
+        }
     }
 
     fn serve(&self, request: Request<h2::RecvStream>, respond: SendResponse<Bytes>) {
         match request.uri().path() {
             hello::PATH => reply(respond, &self.hello.to_string()),
+            "/openid/v1/jwks" if self.silent_keys => self.held.lock().unwrap().push(respond),
             "/openid/v1/jwks" => reply(respond, &self.jwks.to_string()),
             "/version" => reply(respond, "{}"),
             "/api/v1/namespaces/kube-system" => {
-                reply(respond, r#"{"metadata":{"uid":"11111111-1111-1111-1111-111111111111"}}"#);
+                reply(respond, &json!({"metadata": {"uid": self.uid}}).to_string());
             }
             _ => (self.answer)(request, respond),
         }
@@ -76,8 +90,8 @@ impl Script {
 
 impl HostileAgent {
     /// Dials with the enrolment in `directory` and serves by `script`.
-    pub(crate) async fn start(hub: &RunningHub, directory: &Path, script: Script) -> Self {
-        let stream = dial(hub, directory).await;
+    pub(crate) async fn start(agents: SocketAddr, directory: &Path, script: Script) -> Self {
+        let stream = dial(agents, directory).await;
         let (mut read, mut write) = tokio::io::split(stream);
         let (near, far) = tokio::io::duplex(1 << 20);
         let (mut from_server, mut to_server) = tokio::io::split(near);
@@ -139,9 +153,9 @@ impl HostileAgent {
 }
 
 /// Mutual TLS with the hub's agent listener.
-pub(crate) async fn dial(hub: &RunningHub, directory: &Path) -> ClientStream<TcpStream> {
+pub(crate) async fn dial(agents: SocketAddr, directory: &Path) -> ClientStream<TcpStream> {
     let credentials = AgentCredentials::load(directory).unwrap();
-    let socket = TcpStream::connect(hub.addresses.agents).await.unwrap();
+    let socket = TcpStream::connect(agents).await.unwrap();
     credentials.connect("localhost", socket).await.unwrap()
 }
 

@@ -162,6 +162,11 @@ fn evil(path: &str) -> Option<Vec<u8>> {
         "/head" => {
             format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(2 << 20))
         }
+        "/fair-head" | "/large-head" => {
+            let bytes = if path == "/fair-head" { 60 } else { 66 } << 10;
+            let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n", "y".repeat(bytes));
+            format!("{head}content-length: 2\r\n\r\n{{}}")
+        }
         "/name" => "HTTP/1.1 200 OK\r\nx y: z\r\ncontent-length: 0\r\n\r\n".to_owned(),
         "/both" => {
             let head = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\ntransfer-encoding: chunked\r\n";
@@ -292,3 +297,17 @@ const STILL: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// Informational answers before the one that counts: as many as the agent passes over.
 const INFORMED: usize = 16;
+
+#[tokio::test]
+async fn s104_heads_that_are_too_large() {
+    let lair = Lair::start().await;
+    for client in [lair.client(), lair.client().http2()] {
+        if !client.http2 {
+            // The client's own limit over HTTP/2 is lower.
+            assert_eq!(client.get("/c1/fair-head").await.headers["x"].len(), 60 << 10);
+        }
+        let message = client.get("/c1/large-head").await.assert_status(502, "BadGateway");
+        assert!(message.contains("cluster c1 got an answer"), "{message}");
+        assert_eq!(client.get("/c1/version").await.status, 200);
+    }
+}

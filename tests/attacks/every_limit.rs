@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 
 use cluster_proxy::hub::limits::{Limit, Limits};
 
-use crate::agent::{Script, reply};
+use crate::agent::{HostileAgent, Script, reply};
 use crate::frames::{PING, PREFACE, frame, settings};
+use crate::support::bodies::source_body;
 use crate::support::client::{Client, empty};
 use crate::support::fleet::{Fleet, RunningHub};
 use crate::support::{PATIENCE, eventually};
@@ -82,6 +83,33 @@ async fn reach(limit: Limit) {
         Requests => {
             let limits = Limits { requests: 1, ..least() };
             in_flight(limit, limits, |field| [field.caller(), field.account("other")]).await;
+        }
+        WaitingRequests => {
+            let field = Field::limited(Limits { requests: 8, ..least() }).await;
+            let mut script = holding(&field);
+            script.silent_keys = true;
+            let directory = field.fleet.dir.path().join("c1");
+            let _agent =
+                HostileAgent::start(field.fleet.hub.addresses.agents, &directory, script).await;
+            field.fleet.hub.wait_tunnels("c1", 1, PATIENCE).await;
+            eventually("two are judged at once", PATIENCE, || async {
+                let caller = field.caller();
+                let (one, other) = tokio::join!(caller.get("/c1/mine"), caller.get("/c1/mine"));
+                [one, other].iter().any(|answer| answer.status == 429).then_some(())
+            })
+            .await;
+            counted(&field.fleet.hub, limit).await;
+        }
+        Uploads => {
+            let field = Field::limited(Limits { uploads: 1, ..least() }).await;
+            let _agent = field.agent(holding(&field)).await;
+            let caller = field.caller();
+            let endless = source_body(u64::MAX);
+            let request = caller.request("POST", "/c1/begun", endless);
+            let _held = caller.open(request).await.unwrap();
+            assert_eq!(caller.post("/c1/mine", "x").await.status, 429);
+            assert_eq!(caller.get("/c1/mine").await.status, 200);
+            counted(&field.fleet.hub, limit).await;
         }
         RequestsPerCaller | LongRequestsPerCaller => {
             let limits = Limits { requests_per_caller: 1, long_requests_per_caller: 1, ..least() };

@@ -217,6 +217,37 @@ async fn s79_settings_that_cannot_be() {
 }
 
 #[tokio::test]
+async fn s80_refusals_without_window() {
+    let ground = Ground::start().await;
+    let path = ground.path("s80");
+    let mut silent = Peer::silent(ground.session(b"h2").await);
+    let mut bytes = frames::PREFACE.to_vec();
+    bytes.extend(settings(&[(frames::HEADER_TABLE_SIZE, 0), (INITIAL_WINDOW_SIZE, 0)]));
+    for stream in 0..200 {
+        bytes.extend(headers(END_STREAM, 2 * stream + 1, &get(&path, "Bearer bad")));
+    }
+    silent.send(&bytes).await.unwrap();
+    // A stranger's refusals may not pile up: all but a few are over with their heads.
+    let (mut answered, mut over) = (0, 0);
+    while answered < 200 {
+        let head = silent.next().await.unwrap();
+        assert_ne!(head.kind, DATA, "without window there is no data");
+        answered += usize::from(head.kind == HEADERS);
+        over += usize::from(head.kind == HEADERS && head.flags & END_STREAM != 0);
+    }
+    assert_eq!(over, 200 - 16);
+    // Who reads is told why, however often.
+    let mut reader = ground.peer().await;
+    for stream in 0..40 {
+        let stream = 2 * stream + 1;
+        reader.send(&headers(END_STREAM, stream, &get(&path, "Bearer bad"))).await.unwrap();
+        assert_eq!(reader.outcome(stream).await, Outcome::Status(401));
+        let body = reader.body(stream).await.unwrap();
+        assert!(String::from_utf8(body).unwrap().contains("Unauthorized"));
+    }
+}
+
+#[tokio::test]
 async fn s80_streams_without_window() {
     let ground = Ground::start().await;
     let path = ground.path("s80") + "?bytes=10485760";

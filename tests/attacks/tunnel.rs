@@ -46,8 +46,12 @@ impl Field {
 
     /// Connects the agent of `c1` and waits until it is the one that serves.
     pub(crate) async fn agent(&self, script: Script) -> HostileAgent {
-        let agent =
-            HostileAgent::start(&self.fleet.hub, &self.fleet.dir.path().join("c1"), script).await;
+        let agent = HostileAgent::start(
+            self.fleet.hub.addresses.agents,
+            &self.fleet.dir.path().join("c1"),
+            script,
+        )
+        .await;
         self.fleet.hub.wait_tunnels("c1", 1, PATIENCE).await;
         // Its keys come a moment after the tunnel.
         let caller = self.caller();
@@ -113,7 +117,8 @@ async fn s93_a_second_holder_of_the_name() {
     // The same key twice: two agents for availability.
     let first = field.agent(field.echo()).await;
     let mut second =
-        HostileAgent::start(hub, &field.fleet.dir.path().join("c1"), field.echo()).await;
+        HostileAgent::start(hub.addresses.agents, &field.fleet.dir.path().join("c1"), field.echo())
+            .await;
     hub.wait_tunnels("c1", 2, PATIENCE).await;
     assert!(!first.is_closed() && !second.is_closed());
 
@@ -121,11 +126,13 @@ async fn s93_a_second_holder_of_the_name() {
     let other = field.fleet.dir.path().join("c1-again");
     hub.enrol("c1", &other).await;
     second.closed().await;
-    let mut old = HostileAgent::start(hub, &field.fleet.dir.path().join("c1"), field.echo()).await;
+    let mut old =
+        HostileAgent::start(hub.addresses.agents, &field.fleet.dir.path().join("c1"), field.echo())
+            .await;
     old.closed().await;
     let refusals = hub.metric("cluster_proxy_agents_refused_total", &["other-key"]).await;
     assert!(refusals >= 1.0, "{refusals}");
-    let _new = HostileAgent::start(hub, &other, field.echo()).await;
+    let _new = HostileAgent::start(hub.addresses.agents, &other, field.echo()).await;
     hub.wait_tunnels("c1", 1, PATIENCE).await;
     assert_eq!(field.caller().get("/c1/mine").await.text(), "/mine");
 }
@@ -319,7 +326,7 @@ async fn s105_versions_of_the_tunnel() {
     ];
     let mut count = 0.0;
     for (what, script) in refused {
-        let mut agent = HostileAgent::start(hub, &directory, script).await;
+        let mut agent = HostileAgent::start(hub.addresses.agents, &directory, script).await;
         agent.closed().await;
         let refusals = hub.metric("cluster_proxy_agents_refused_total", &["hello"]).await;
         assert!(refusals > count, "{what}");

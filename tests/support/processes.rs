@@ -25,7 +25,7 @@ pub(crate) struct Pair {
     pub(crate) user: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) ca_pem: String,
-    agents: SocketAddr,
+    pub(crate) agents: SocketAddr,
     directory: TempDir,
 }
 
@@ -41,7 +41,7 @@ impl Pair {
         let ca_pem = authorities::bundle(&state, authorities::Role::Serving).await.unwrap();
         let [user, agents, admin] =
             [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let hub = start_hub(directory.path(), user, agents, admin, None);
+        let hub = start_hub(directory.path(), user, agents, admin, None, &[]);
         eventually("the hub listens", PATIENCE, || async {
             plain_get(admin, "/livez").await.ok().map(drop)
         })
@@ -61,6 +61,13 @@ impl Pair {
         std::fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default()
     }
 
+    /// The sum of the hub's samples of `metric` whose labels contain `label`.
+    pub(crate) async fn metric(&self, metric: &str, label: &str) -> f64 {
+        let text = plain_get(self.admin, "/metrics").await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// A client with a good token.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.user, self.ca_pem.as_bytes()).token(&self.api.token("test"))
@@ -78,13 +85,19 @@ impl Pair {
 
     /// Starts the hub again, after it was stopped or killed.
     pub(crate) fn start_hub(&mut self) {
-        self.hub = start_hub(self.directory.path(), self.user, self.agents, self.admin, None);
+        self.start_hub_with(&[]);
+    }
+
+    /// The same with more `flags`.
+    pub(crate) fn start_hub_with(&mut self, flags: &[&str]) {
+        let directory = self.directory.path();
+        self.hub = start_hub(directory, self.user, self.agents, self.admin, None, flags);
     }
 
     /// The same with at most `files` open files.
     pub(crate) fn start_hub_within(&mut self, files: u32) {
         let directory = self.directory.path();
-        self.hub = start_hub(directory, self.user, self.agents, self.admin, Some(files));
+        self.hub = start_hub(directory, self.user, self.agents, self.admin, Some(files), &[]);
     }
 
     /// Starts the agent again, after it was stopped or killed.
@@ -109,9 +122,10 @@ fn start_hub(
     agents: SocketAddr,
     admin: SocketAddr,
     files: Option<u32>,
+    flags: &[&str],
 ) -> Process {
     let [user, agents, admin] = [user, agents, admin].map(|address| address.to_string());
-    let args = [
+    let mut args = vec![
         "hub",
         "--dir",
         "hub",
@@ -126,6 +140,7 @@ fn start_hub(
         "--drain-timeout",
         "2s",
     ];
+    args.extend(flags);
     match files {
         Some(files) => Process::start_within("hub", directory, &args, files),
         None => Process::start("hub", directory, &args),

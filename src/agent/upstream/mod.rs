@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -23,6 +23,7 @@ use hyper::client::conn::TrySendError;
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::TlsError;
 use crate::tunnel::headers::Fault;
+use crate::tunnel::settings::ANSWER_HEAD;
 use connector::Connector;
 use pool::{Lease, Pool};
 
@@ -122,7 +123,10 @@ impl Upstream {
             let mut lease = pool.lease().await?;
             self.shared.address(&mut request, lease.version());
             match lease.try_send(request).await {
-                Ok(response) => return Ok(Answer { response, lease }),
+                Ok(response) => {
+                    fits(response.headers())?;
+                    return Ok(Answer { response, lease });
+                }
                 Err(Failed { unwritten: Some(unwritten), .. }) if again => {
                     again = false;
                     request = unwritten;
@@ -141,7 +145,9 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, http1::Driver), UpstreamError> {
         let io = self.shared.connector.connect(account, connector::HTTP1_ONLY).await?.0;
         self.shared.address(&mut request, Version::HTTP_11);
-        http1::send_upgrade(io, request).await
+        let (response, driver) = http1::send_upgrade(io, request).await?;
+        fits(response.headers())?;
+        Ok((response, driver))
     }
 }
 
@@ -179,6 +185,22 @@ impl From<TrySendError<Request<RequestBody>>> for Failed {
         Self { unwritten, error }
     }
 }
+
+/// Whether the hub takes an answer of these headers: one that is too large would cost more than its
+/// own stream there.
+fn fits(headers: &HeaderMap) -> Result<(), UpstreamError> {
+    // As RFC 9113 section 6.5.2 counts.
+    let each = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let bytes: usize = each.sum();
+    if bytes + OWN_HEADERS <= ANSWER_HEAD as usize {
+        return Ok(());
+    }
+    let text = format!("its head has {bytes} bytes, and {ANSWER_HEAD} go through a tunnel");
+    Err(UpstreamError::BadAnswer(text.into()))
+}
+
+/// Room for what we add: the status and our own headers.
+const OWN_HEADERS: usize = 1024;
 
 // === impl UpstreamError ===
 

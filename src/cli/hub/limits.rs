@@ -86,6 +86,10 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_LIVE_TOKENS_PER_CLUSTER", value_name = "N")]
     max_live_tokens_per_cluster: Option<NonZero<usize>>,
 
+    /// Requests at once whose bodies are not read to their end [default: 2000]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_UPLOADS", value_name = "N")]
+    max_uploads: Option<NonZero<usize>>,
+
     /// Bytes of one request's body [default: no limit, bodies stream]
     #[arg(long, env = "CLUSTER_PROXY_MAX_BODY", value_name = "SIZE", value_parser = size)]
     max_body: Option<u64>,
@@ -146,6 +150,7 @@ impl LimitArgs {
                 self.max_live_tokens_per_cluster,
                 default.live_tokens_per_cluster,
             ),
+            uploads: or(self.max_uploads, default.uploads),
             proxies: self.proxy_protocol_from,
         }
     }
@@ -209,6 +214,7 @@ mod tests {
             ("max_headers", limits.header_count.to_string()),
             ("max_header_bytes", size(limits.header_bytes.into())),
             ("max_requests", limits.requests.to_string()),
+            ("max_uploads", limits.uploads.to_string()),
             ("max_unread_bytes", size(limits.unread_bytes)),
             ("max_requests_per_caller", limits.requests_per_caller.to_string()),
             ("max_requests_per_cluster", limits.requests_per_cluster.to_string()),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::flood::FloodGuard;
@@ -22,6 +23,7 @@ use super::metrics::Metrics;
 use super::probe::probe;
 use super::registry::{Registry, Tunnel};
 use super::replicas::Replicas;
+use super::unread::UnreadBudget;
 use crate::drain::Drain;
 use crate::fleet::About;
 use crate::name::ClusterName;
@@ -44,6 +46,8 @@ pub(crate) struct Dock {
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Settings,
+    /// Told of what arrives.
+    pub(crate) unread: UnreadBudget,
     pub(crate) drain: Drain,
     /// How long TLS may take.
     pub(crate) handshake_timeout: Duration,
@@ -117,6 +121,8 @@ impl Dock {
             Ok(enrolment) => enrolment,
             Err(refused) => return refuse(&refused),
         };
+        let unread = self.unread.clone();
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| unread.arrived(bytes.len()));
         let stream = FloodGuard::of_server(stream, self.metrics.flood_hits(Limit::TunnelFlood));
         let established =
             timeout(HANDSHAKE_TIMEOUT, Opener::handshake(stream, &self.settings)).await;

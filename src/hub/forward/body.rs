@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::ending::{End, EndReason};
 use super::events::Events;
 use super::watch::{Next, WatchBody};
+use crate::hub::admission::Place;
 use crate::hub::failure::Hop;
 use crate::hub::record::Record;
 use crate::hub::traffic::Traffic;
@@ -150,6 +151,7 @@ pub(crate) struct RequestBody {
     body: Incoming,
     traffic: Arc<Traffic>,
     most: Option<u64>,
+    _place: Option<Place>,
 }
 
 /// Why a request's body is not taken to its end.
@@ -166,9 +168,14 @@ pub(crate) enum RequestBodyError {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// Counts into `traffic`, and takes at most `most` bytes.
-    pub(crate) fn new(body: Incoming, traffic: Arc<Traffic>, most: Option<u64>) -> Self {
-        Self { body, traffic, most }
+    /// Counts into `traffic`, takes at most `most` bytes, and holds `place` as long as it lives.
+    pub(crate) fn new(
+        body: Incoming,
+        traffic: Arc<Traffic>,
+        most: Option<u64>,
+        place: Option<Place>,
+    ) -> Self {
+        Self { body, traffic, most, _place: place }
     }
 }
 

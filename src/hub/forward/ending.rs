@@ -163,7 +163,7 @@ mod tests {
             drain: Drain::new(),
             head_timeout: Duration::from_secs(5),
             max_body: None,
-            unread: crate::hub::unread::UnreadBudget::new(u64::MAX, 1, &metrics),
+            unread: crate::hub::unread::UnreadBudget::new(u64::MAX, &metrics),
         }
     }
 

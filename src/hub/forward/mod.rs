@@ -17,6 +17,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 
+use super::admission::Place;
 use super::authn::Identity;
 use super::failure::Failure;
 use super::live::LiveStreams;
@@ -63,13 +64,13 @@ pub(crate) struct Order {
 // === impl Forwarder ===
 
 impl Forwarder {
-    /// Sends `order` with `body` and answers with the API server's response. `record` is taken when
+    /// Sends `order` with `body`, which has its `place`, and answers with the API server's response. `record` is taken when
     /// the stream outlives the response (an upgrade); otherwise it stays for the response body.
     pub(crate) async fn forward(
         &self,
         order: Order,
         upgrade: Option<WantedUpgrade>,
-        body: Incoming,
+        (body, place): (Incoming, Option<Place>),
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
         // Refused before anything is sent where the request says how long its body is.
@@ -80,7 +81,7 @@ impl Forwarder {
         let live = if short { None } else { self.enter(&order)? };
         match upgrade {
             Some(upgrade) => upgrade::forward(self, order, upgrade, live, record).await,
-            None => stream::forward(self, order, body, live, record).await,
+            None => stream::forward(self, order, (body, place), live, record).await,
         }
     }
 

@@ -11,6 +11,7 @@ use super::body::{RequestBody, RequestBodyError, ResponseBody};
 use super::ending::{refusal, right_lost};
 use super::events::Events;
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
+use crate::hub::admission::Place;
 use crate::hub::failure::Failure;
 use crate::hub::headers;
 use crate::hub::live::LiveStream;
@@ -25,13 +26,13 @@ use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
 pub(super) async fn forward(
     forwarder: &Forwarder,
     order: Order,
-    body: Incoming,
+    (body, place): (Incoming, Option<Place>),
     live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
     let traffic = record.as_ref().map(|record| Arc::clone(&record.traffic));
     let body = (!body.is_end_stream())
-        .then(|| RequestBody::new(body, traffic.unwrap_or_default(), forwarder.max_body));
+        .then(|| RequestBody::new(body, traffic.unwrap_or_default(), forwarder.max_body, place));
     let (response, tunnel) = match &live {
         // An upload, or a wait for the head, may take as long as any stream.
         Some(live) => tokio::select! {
@@ -167,10 +168,11 @@ pub(super) fn answer(
     record: &mut Option<Box<Record>>,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
+    let body = body.lent();
     if let Some(record) = record {
         let upstream = took(&head.headers);
         headers::downstream(&mut head.headers, order.root(), &record.request_id);
-        forwarder.unread.watch(&body, &order.cluster, &record.request_id);
+        forwarder.unread.watch(&body, &order.cluster, record);
         record.answered(head.status, order.kind, upstream);
     }
     let body = match order.kind.span {

@@ -84,7 +84,7 @@ pub(super) async fn forward(
     let upstream = took(&head.headers);
     if let Some(record) = record {
         headers::downstream(&mut head.headers, order.root(), &record.request_id);
-        forwarder.unread.watch(&body, &order.cluster, &record.request_id);
+        forwarder.unread.watch(&body, &order.cluster, record);
     }
     ask(&mut head.headers, upgrade.protocol);
     let answer = Response::from_parts(head, ResponseBody::full(Full::default()));

@@ -17,8 +17,9 @@ use super::gate::Arrived;
 use crate::drain::Drain;
 use crate::hub::flood::FloodGuard;
 use crate::hub::limits::{Limit, Limits};
+use crate::listen::activity::Activity;
 use crate::listen::linger::Lingering;
-use crate::listen::pace::{Activity, Deadlines, Paced};
+use crate::listen::pace::{Deadlines, Paced};
 use crate::pki::tls::Protocol;
 
 /// Serves one connection to its end.
@@ -51,7 +52,14 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
             // A client that still writes when it gets its answer is to hear it.
             let io = TokioIo::new(Lingering::new(paced, activity.clone()));
             let connection = http1(&limits).serve_connection(io, service).with_upgrades();
-            drive(connection, |connection| connection.graceful_shutdown(), &drain, pending()).await
+            drive(
+                connection,
+                |connection| connection.graceful_shutdown(),
+                &drain,
+                &activity,
+                pending(),
+            )
+            .await
         }
         Protocol::Http2 => {
             let hits = front.recorder.metrics.flood_hits(Limit::Http2Flood);
@@ -60,7 +68,8 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
             let connection = http2(&limits).serve_connection(io, service);
             // Pings alone must not hold a connection for ever.
             let idle = activity.idle(limits.idle_timeout);
-            drive(connection, |connection| connection.graceful_shutdown(), &drain, idle).await
+            drive(connection, |connection| connection.graceful_shutdown(), &drain, &activity, idle)
+                .await
         }
     };
     if activity.head_was_late() {
@@ -76,11 +85,12 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
 }
 
 /// Drives a connection to its end. In a drain, or once `idle` is ready, it finishes what runs and
-/// takes nothing new.
+/// takes nothing new; one that `activity` cuts ends at once.
 async fn drive<C, E>(
     connection: C,
     shut_down: fn(Pin<&mut C>),
     drain: &Drain,
+    activity: &Activity,
     idle: impl Future<Output = ()>,
 ) -> Result<(), E>
 where
@@ -89,12 +99,14 @@ where
     let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
+        () = activity.cut() => return Ok(()),
         () = drain.stopping() => {}
         () = idle => {}
     }
     shut_down(connection.as_mut());
     tokio::select! {
         ended = connection => ended,
+        () = activity.cut() => Ok(()),
         // One more turn lets bodies that were told to end say so to their clients.
         () = cut_off(drain) => Ok(()),
     }
@@ -119,7 +131,7 @@ fn http2(limits: &Limits) -> conn::http2::Builder<TokioExecutor> {
     http.timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_bytes)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(UPLOAD_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
@@ -131,15 +143,16 @@ fn http2(limits: &Limits) -> conn::http2::Builder<TokioExecutor> {
 
 /// hyper takes this much more of an HTTP/1.1 head than the limits say, so that a head somewhat over
 /// them is measured and answered with a `Status`.
-const MEASURED: usize = 2;
+pub(crate) const MEASURED: usize = 2;
 /// Streams that a client may reset before we looked at them (rapid reset): then it is cut off.
 const PENDING_RESETS: usize = 20;
 /// Streams that a client may make us reset by breaking HTTP/2 on them, in the life of a connection.
 const CLIENT_ERRORS: usize = 1024;
 /// Upload credit of one stream.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Credit of all uploads of one client: a stalled one must not stop the others.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+pub(crate) const UPLOAD_WINDOW: u32 = 256 * 1024;
+/// Credit of all uploads of one client: a few stalled ones must not stop the others. HTTP/2 lets
+/// small frames cost half as much again in memory.
+pub(crate) const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes kept for a client that reads slowly, per stream.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Finds clients that vanished without a goodbye.

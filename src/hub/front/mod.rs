@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
@@ -29,7 +30,7 @@ use super::route::{Target, route};
 use super::verb::RequestKind;
 use super::via::Pseudonym;
 use crate::drain::Drain;
-use crate::listen::pace::Running;
+use crate::listen::activity::Running;
 use crate::pki::tls::FrontTls;
 use crate::telemetry::trace::Step;
 
@@ -77,12 +78,16 @@ impl Front {
         let mut response = match self.answer(request, peer, &request_id, &step, &mut record).await {
             Ok(response) => response,
             Err(failure) => {
-                let response = respond(&failure, &request_id);
+                let mut response = respond(&failure, &request_id);
                 if let Some(limit) = failure.limit() {
                     self.hit(limit);
                 }
                 if let Some(record) = &mut record {
                     record.failed(&failure, response.status());
+                    // Nobody reads them, and anybody may make them.
+                    if record.refusals() > UNREAD_REFUSALS {
+                        *response.body_mut() = ResponseBody::full(Full::default());
+                    }
                 }
                 response
             }
@@ -112,6 +117,9 @@ impl Front {
         record: &mut Option<Box<Record>>,
     ) -> Result<Response<ResponseBody>, Failure> {
         head::check(&request, &self.limits)?;
+        let waiting = self.admission.wait()?;
+        let upload = (!request.body().is_end_stream()).then(|| self.admission.upload());
+        let upload = upload.transpose()?;
         let target = route(request.method(), request.uri())?;
         self.allowed_hosts.check(request.headers(), request.uri(), request.version())?;
         headers::check(request.headers())?;
@@ -139,6 +147,7 @@ impl Front {
             let long = kind.is_long() || upgrade.is_some();
             record.counted(self.admission.admit(&cluster, &identity, long)?);
         }
+        drop(waiting);
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.
@@ -155,7 +164,7 @@ impl Front {
             at_home,
             headers,
         };
-        self.forwarder.forward(order, upgrade, body, record).await
+        self.forwarder.forward(order, upgrade, (body, upload), record).await
     }
 
     /// A limit was reached.
@@ -178,6 +187,10 @@ async fn shut_down(unused: OnUpgrade) {
         let _ = TokioIo::new(connection).shutdown().await;
     }
 }
+
+/// Refusals with a body that one connection may leave unread: more are a head alone, which waits for
+/// no window. A client that reads leaves none.
+const UNREAD_REFUSALS: usize = 16;
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {

@@ -53,11 +53,18 @@ pub struct Limits {
     pub unread_bytes: u64,
     /// Requests in flight in all.
     pub requests: usize,
+    /// Requests at once whose bodies are not read to their end.
+    pub uploads: usize,
     /// Whose connections begin with a header of the PROXY protocol, at both listeners.
     pub proxies: Vec<IpNet>,
 }
 
 impl Limits {
+    /// Requests that are judged at once: a part of all, because it takes milliseconds.
+    pub(crate) const fn waiting_requests(&self) -> usize {
+        self.requests.div_ceil(8)
+    }
+
     /// With connections that fit into `descriptors` open files. Every connection is one; what
     /// `workers` threads, listeners, files and the probes of operators need is left out.
     pub fn within(mut self, descriptors: u64, workers: usize) -> Self {
@@ -102,7 +109,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             // Longer than client-go keeps one (90 s), so that the client closes first.
             idle_timeout: Duration::from_secs(180),
-            // client-go opens one per watch, and a controller has hundreds.
+            // client-go opens one per watch, and another connection when these are taken.
             streams_per_connection: 250,
             // An API server itself works on 600 at once (priority and fairness): half for one.
             requests_per_caller: 400,
@@ -120,6 +127,8 @@ impl Default for Limits {
             unread_bytes: 256 << 20,
             // Ten thousand watches, twice. Each may wait with a full buffer of its own.
             requests: 20_000,
+            // Each may wait with a full window of its own, and bodies are short but for `kubectl cp`.
+            uploads: 2_000,
             // Anybody could write one.
             proxies: Vec::new(),
         }

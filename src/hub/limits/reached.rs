@@ -62,6 +62,10 @@ limits! {
     TunnelFlood = "tunnel-flood",
     /// Requests in flight, in all.
     Requests = "requests",
+    /// Requests that are judged at once.
+    WaitingRequests = "waiting-requests",
+    /// Requests whose bodies are not read yet.
+    Uploads = "uploads",
     /// Requests of one caller in flight on one cluster.
     RequestsPerCaller = "requests-per-caller",
     /// Requests in flight on one cluster.

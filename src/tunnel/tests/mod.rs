@@ -6,6 +6,7 @@ mod refusals;
 mod splicing;
 mod streams;
 mod stress;
+mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
