@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytesize::ByteSize;
 use clap::Args;
 
 use self::controllers::ControllerArgs;
@@ -19,6 +20,7 @@ use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
 use crate::hub::hosts::AllowedHost;
 use crate::hub::limits::Limits;
+use crate::hub::memory::MemoryBound;
 use crate::hub::{AccessLog, Hub, HubConfig};
 use crate::kubernetes::{ApiReader, ApiServer};
 use crate::listen::descriptors;
@@ -194,7 +196,7 @@ impl HubArgs {
             certificate_life: self.agent_certificate_life,
             renewal_grace: self.renewal_grace,
             allowed_hosts: self.allowed_host.into_iter().collect(),
-            limits: fit(self.limits.into_limits(), workers),
+            limits: told(fit(self.limits.into_limits(), workers)),
         })
     }
 }
@@ -221,6 +223,39 @@ fn fit(limits: Limits, workers: usize) -> Limits {
     }
     limits
 }
+
+/// Says how much memory the limits let others make the hub take.
+fn told(limits: Limits) -> Limits {
+    let bound = MemoryBound::of(&limits);
+    let size = |bytes| ByteSize::b(bytes).to_string();
+    let of = |bytes, count: usize| format!("{} for {count}", size(bytes));
+    tracing::info!(
+        bytes = bound.total(),
+        total = size(bound.total()),
+        connections = of(bound.connections, limits.connections),
+        agents = of(bound.agents, limits.agent_connections),
+        requests = of(bound.requests, limits.requests),
+        uploads = of(bound.uploads, limits.uploads),
+        unread = format!("{} for {}", size(bound.unread), size(limits.unread_bytes)),
+        "the bound of memory under these limits; --max-memory makes them fit into less"
+    );
+    if let Some(most) = container_memory().filter(|most| *most < bound.total()) {
+        tracing::warn!(
+            container = size(most),
+            bound = size(bound.total()),
+            "under attack the hub could take more memory than its container may: set --max-memory"
+        );
+    }
+    limits
+}
+
+/// The memory limit of the control group that this process is in, where there is one.
+fn container_memory() -> Option<u64> {
+    std::fs::read_to_string(CONTAINER_MEMORY).ok()?.trim().parse().ok()
+}
+
+/// As a container sees its own group (cgroup v2): a number, or `max`.
+const CONTAINER_MEMORY: &str = "/sys/fs/cgroup/memory.max";
 
 fn access_log(value: &str) -> Result<AccessLog, String> {
     match value {

@@ -30,6 +30,7 @@ mod headers;
 pub mod hosts;
 pub mod limits;
 mod live;
+pub mod memory;
 mod metrics;
 mod own_api;
 mod parts;

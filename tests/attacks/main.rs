@@ -18,6 +18,7 @@ mod slow;
 mod targets;
 mod tls;
 mod tunnel;
+mod tunnel_memory;
 mod upgrades;
 
 #[path = "../support/mod.rs"]

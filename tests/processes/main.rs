@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod apis;
+mod bound;
 mod by_hand;
 mod consumers;
 mod credential;

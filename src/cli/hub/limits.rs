@@ -9,6 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::hub::limits::Limits;
+use crate::hub::memory;
 
 /// Flags of the limits. What is left out has the default of [`Limits`].
 #[derive(Debug, Args)]
@@ -98,6 +99,11 @@ pub(super) struct LimitArgs {
     #[arg(long, env = "CLUSTER_PROXY_MAX_UNREAD_BYTES", value_name = "SIZE", value_parser = size)]
     max_unread_bytes: Option<u64>,
 
+    /// The bound of memory that the limits are made to fit: connections, requests and unread bytes
+    /// shrink alike until they do. The hub prints the bound at its start [default: none]
+    #[arg(long, env = "CLUSTER_PROXY_MAX_MEMORY", value_name = "SIZE", value_parser = max_memory)]
+    max_memory: Option<u64>,
+
     /// Load balancers whose connections begin with a PROXY protocol header (v1 or v2), both listeners
     #[arg(long, env = "CLUSTER_PROXY_PROXY_PROTOCOL_FROM", value_name = "CIDR,...", value_delimiter = ',', value_parser = network)]
     proxy_protocol_from: Vec<IpNet>,
@@ -109,7 +115,7 @@ impl LimitArgs {
     pub(super) fn into_limits(self) -> Limits {
         let default = Limits::default();
         let or = |flag: Option<NonZero<usize>>, default| flag.map_or(default, NonZero::get);
-        Limits {
+        let limits = Limits {
             connections: or(self.max_connections, default.connections),
             connections_per_source: or(
                 self.max_connections_per_source,
@@ -152,6 +158,10 @@ impl LimitArgs {
             ),
             uploads: or(self.max_uploads, default.uploads),
             proxies: self.proxy_protocol_from,
+        };
+        match self.max_memory {
+            Some(bytes) => memory::fit(limits, bytes),
+            None => limits,
         }
     }
 }
@@ -173,6 +183,12 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 fn size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.as_u64())
+}
+
+/// Less leaves next to nothing beside what is fixed.
+fn max_memory(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    (bytes >= 512 << 20).then_some(bytes).ok_or_else(|| "must be at least 512MiB".to_owned())
 }
 
 /// Less than a token and the headers around it would refuse everybody; an API server itself takes
@@ -239,6 +255,7 @@ mod tests {
             ("--max-headers=16", "--max-headers=1"),
             ("--max-header-bytes=8KiB", "--max-header-bytes=1KiB"),
             ("--proxy-protocol-from=10.0.0.0/8,fd00::1", "--proxy-protocol-from=balancer"),
+            ("--max-memory=512MiB", "--max-memory=511MiB"),
             ("--max-header-bytes=1MiB", "--max-header-bytes=2MiB"),
         ] {
             assert!(parse(good).is_ok(), "{good}");

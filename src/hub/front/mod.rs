@@ -34,7 +34,7 @@ use crate::listen::activity::Running;
 use crate::pki::tls::FrontTls;
 use crate::telemetry::trace::Step;
 
-pub(crate) use connection::serve;
+pub(crate) use connection::{CONNECTION_WINDOW, MEASURED, UPLOAD_WINDOW, serve};
 
 /// Everything a client connection needs. Clones share it.
 #[derive(Clone)]
