@@ -1,13 +1,11 @@
 //! Requests of the controllers: how many at once, how long each, and what is said of their failure.
 
-use std::time::Duration;
-
 use kube::Error;
 use kube::core::Status;
 use kube::runtime::watcher;
 use tokio::sync::Semaphore;
 
-use crate::kubernetes::describe;
+use crate::kubernetes::{describe, in_time};
 
 /// How many requests may be under way at one API server.
 #[derive(Debug)]
@@ -27,10 +25,7 @@ impl Slots {
     ) -> Result<T, Error> {
         // Nobody closes it.
         let _slot = self.0.acquire().await.expect("the semaphore is never closed");
-        match tokio::time::timeout(DEADLINE, request).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::Service("no answer in time".into())),
-        }
+        in_time(request).await
     }
 }
 
@@ -72,8 +67,6 @@ pub(super) fn explain_watch(what: &str, error: &watcher::Error) -> String {
     }
 }
 
-/// Requests of controllers are small.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// Characters of somebody else's message.
 const MESSAGE: usize = 512;
 

@@ -11,11 +11,11 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use prometheus::{IntGauge, Opts, Registry};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::describe;
+use super::{describe, post};
 use crate::drain::Drain;
 
 /// A candidate for one Lease. Clones are the same candidate.
@@ -39,7 +39,7 @@ struct Term {
     tasks: Drain,
     /// From before the newest renewal was sent.
     renewed: Instant,
-    /// Somebody else holds the lease.
+    /// Nothing is to be given back.
     lost: bool,
 }
 
@@ -121,7 +121,7 @@ impl Election {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
             let lease = Lease { metadata, spec: Some(self.record(&LeaseSpec::default())) };
-            self.leases.create(&PostParams::default(), &lease).await?;
+            self.leases.create(&post(), &lease).await?;
             return Ok(None);
         };
         let record = lease.spec.take().unwrap_or_default();
@@ -138,7 +138,7 @@ impl Election {
         }
         lease.spec = Some(self.record(&record));
         // With the resourceVersion that was read: who wrote meanwhile wins.
-        self.leases.replace(&self.name, &PostParams::default(), &lease).await?;
+        self.leases.replace(&self.name, &post(), &lease).await?;
         Ok(None)
     }
 
@@ -178,7 +178,7 @@ impl Election {
             renew_time: Some(MicroTime(Timestamp::now())),
             ..record
         });
-        self.leases.replace(&self.name, &PostParams::default(), &lease).await.map(drop)
+        self.leases.replace(&self.name, &post(), &lease).await.map(drop)
     }
 
     async fn release(self) {
@@ -202,6 +202,16 @@ impl Term {
         tracing::info!(lease = election.name, "leading");
         election.leading.set(1);
         Self { election, tasks, renewed, lost: false }
+    }
+
+    /// Gives the lease back, before we contend again: later, that would take away a lead that was won
+    /// meanwhile.
+    async fn end(mut self) {
+        self.election.leading.set(0);
+        if !self.lost {
+            self.election.clone().release().await;
+            self.lost = true;
+        }
     }
 
     /// Renews until that is too late, or somebody else has the lease.
@@ -264,9 +274,12 @@ pub async fn while_leading<F: Future<Output = ()>>(
             () = make() => {}
             () = drain.stopping() => return,
         }
-        drop(term);
+        let pause = async {
+            term.end().await;
+            sleep(RETRY).await;
+        };
         tokio::select! {
-            () = sleep(RETRY) => {}
+            () = pause => {}
             () = drain.stopping() => return,
         }
     }

@@ -121,6 +121,8 @@ async fn one_of_two_leads_and_goes_on() {
     let spec = world.spec();
     assert_eq!((&spec["holderIdentity"], &spec["leaseTransitions"]), (&json!("first"), &json!(1)));
     assert_eq!(spec["leaseDurationSeconds"], 15);
+    let lease = world.api.handle.store().get(&World::key()).unwrap();
+    assert_eq!(lease["metadata"]["managedFields"][0]["manager"], super::super::FIELD_MANAGER);
     assert!(spec["renewTime"].as_str() > spec["acquireTime"].as_str(), "{spec}");
 }
 
@@ -194,6 +196,31 @@ async fn a_leader_without_its_api_server_stops_before_another_starts() {
         first.wire.set(Fault::None);
         sleep(60 * SECOND).await;
         assert_eq!(world.working(), ["second"]);
+        world.at_most_one_ever_worked();
+    }
+}
+
+/// The lead was given up, and the API server is back before the lease could be given back.
+#[tokio::test(start_paused = true)]
+async fn a_lead_that_is_won_again_is_not_given_back() {
+    for back_after in [0, 1, 3, 5, 9] {
+        let world = World::start().await;
+        let first = world.contend("first");
+        world.until(&["first"]).await;
+        let second = world.contend("second");
+        sleep(7 * SECOND).await;
+        first.wire.set(Fault::Silent);
+        world.until(&[]).await;
+        second.wire.set(Fault::Silent);
+        sleep(back_after * SECOND).await;
+        first.wire.set(Fault::None);
+        world.until(&["first"]).await;
+        second.wire.set(Fault::None);
+        for _ in 0..30 {
+            sleep(SECOND).await;
+            assert_eq!(world.working(), ["first"], "{back_after}");
+            assert_eq!(world.spec()["holderIdentity"], "first", "{back_after}");
+        }
         world.at_most_one_ever_worked();
     }
 }
