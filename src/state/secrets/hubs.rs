@@ -14,13 +14,14 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, Preconditions};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::calls::{Action, Refusal, call, list};
 use super::names::{labels, selector};
+use crate::kubernetes::{patch, post};
 use crate::state::{Registration, Replica, StateError};
 
 /// The Leases of hubs in one namespace.
@@ -211,7 +212,7 @@ impl Own {
                 ..LeaseSpec::default()
             }),
         };
-        let create = || async { self.leases.create(&PostParams::default(), &lease).await };
+        let create = || async { self.leases.create(&post(), &lease).await };
         let created = call(Action::Write, &self.shown, create).await?;
         created.map(drop).map_err(|refusal| refusal.into_error(Action::Write, &self.shown))
     }
@@ -223,9 +224,9 @@ impl Own {
         if describe {
             change["metadata"]["annotations"][DESCRIPTION] = self.description()?.1.into();
         }
-        let (change, parameters) = (Patch::Merge(change), PatchParams::default());
-        let patch = || self.leases.patch(&self.name, &parameters, &change);
-        match call(Action::Write, &self.shown, patch).await? {
+        let (change, parameters) = (Patch::Merge(change), patch());
+        let send = || self.leases.patch(&self.name, &parameters, &change);
+        match call(Action::Write, &self.shown, send).await? {
             Ok(_) => Ok(()),
             Err(Refusal::NotFound(_)) => self.create().await,
             Err(refusal) => Err(refusal.into_error(Action::Write, &self.shown)),
@@ -233,11 +234,19 @@ impl Own {
     }
 
     async fn renew_for_ever(self: Arc<Self>) {
+        let mut beat = interval(RENEWAL);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one is at once, and the Lease is new.
+        beat.tick().await;
         loop {
-            tokio::time::sleep(RENEWAL).await;
-            if let Err(error) = self.renew(false).await {
-                tracing::warn!(%error, "the other hubs cannot be told that this one lives");
-            }
+            beat.tick().await;
+            let renewed = timeout(ANSWER, self.renew(false)).await;
+            let error = match renewed {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
+            };
+            tracing::warn!(error, "the other hubs cannot be told that this one lives");
         }
     }
 
@@ -301,8 +310,10 @@ const DESCRIPTION: &str = "cluster-proxy/replica";
 
 /// How long a Lease has to stand still until its hub counts as dead.
 const LIFE: Duration = Duration::from_secs(15);
-/// Between two renewals: two may fail.
-const RENEWAL: Duration = Duration::from_secs(5);
+/// From one renewal to the next: three may fail.
+const RENEWAL: Duration = Duration::from_secs(3);
+/// For one renewal. The next one is better than an answer that comes later.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Longest pause between two looks in which nothing can have been missed. A hub looks every 2 s.
 const LOOKING: Duration = Duration::from_secs(6);
 /// More than clocks differ.

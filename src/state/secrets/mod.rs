@@ -13,7 +13,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch};
 use serde_json::json;
 
 use self::calls::{Action, Refusal, call, list};
@@ -22,6 +22,7 @@ use self::names::{ENROLMENT, ENROLMENT_KEY, ENROLMENTS, Place, labels, selector}
 use super::document::Enrolments;
 use super::{Document, Expected, Registration, Replica, StateError, Store, Version, Versioned};
 use crate::hash;
+use crate::kubernetes::{patch, post};
 use crate::name::ClusterName;
 
 /// A [`Store`] in one namespace of the hub's API server. A document is a Secret of its own, and its
@@ -83,7 +84,7 @@ impl SecretStore {
                     ..Secret::default()
                 };
                 call(Action::Write, &shown, || async {
-                    self.secrets.create(&PostParams::default(), &secret).await
+                    self.secrets.create(&post(), &secret).await
                 })
                 .await?
             }
@@ -93,9 +94,9 @@ impl SecretStore {
                     "metadata": {"resourceVersion": version, "labels": labels},
                     "data": data,
                 }));
-                let parameters = PatchParams::default();
-                let patch = || self.secrets.patch(&place.secret, &parameters, &change);
-                match call(Action::Write, &shown, patch).await? {
+                let parameters = patch();
+                let send = || self.secrets.patch(&place.secret, &parameters, &change);
+                match call(Action::Write, &shown, send).await? {
                     // It was deleted.
                     Err(Refusal::NotFound(_)) => Err(Refusal::Conflict),
                     other => other,

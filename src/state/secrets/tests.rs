@@ -261,3 +261,26 @@ async fn what_was_left_long_ago_is_not_listed_at_first_sight() {
     assert!(lease(&api, "old").is_none());
     assert!(lease(&api, "stranger").is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_never_answered_is_made_good_soon() {
+    let api = InMemory::start().await;
+    let wire = api.wire();
+    let _member = store(&wire).register(replica("a")).await.unwrap();
+    let version = || lease(&api, "a").unwrap()["metadata"]["resourceVersion"].clone();
+    // Whenever the API server falls silent, for one request.
+    for offset in 0..6 {
+        sleep(offset * SECOND).await;
+        let (sent, before, start) = (wire.requests(), version(), Instant::now());
+        wire.set(Fault::Silent);
+        while wire.requests() == sent {
+            sleep(SECOND / 100).await;
+        }
+        wire.set(Fault::None);
+        while version() == before {
+            sleep(SECOND / 100).await;
+        }
+        assert!(start.elapsed() < 7 * SECOND, "{offset}: {:?}", start.elapsed());
+    }
+    assert_eq!(living(&store(&api.wire())).await, ["a"]);
+}
