@@ -45,8 +45,11 @@ impl Contests {
     /// Judges the live `profile`, which differs from `claims`.
     pub fn judge(&mut self, profile: &DynamicObject, claims: &Claims, now: Instant) -> Verdict {
         let Some(record) = self.records.get_mut(uid(profile)) else { return Verdict::Write };
-        if let Some(until) = record.until.filter(|until| *until > now) {
-            return Verdict::Waiting(until - now);
+        match record.until {
+            Some(until) if until > now => return Verdict::Waiting(until - now),
+            // Tried once more. Whether anybody takes that back, too, is seen after the write.
+            Some(_) => return Verdict::Write,
+            None => {}
         }
         let loss = loss(profile, claims);
         if !record.written.says_the_same(claims) || loss == 0 {
@@ -159,6 +162,15 @@ mod tests {
         assert_eq!(contests.judge(&theirs(), &claims("b"), end), Verdict::Write);
         contests.wrote("u", &claims("b"), end);
         assert_eq!(contests.judge(&theirs(), &claims("b"), end), Verdict::Contested(STAY_AWAY));
+        // Nor does it take a change of ours to end it, or a write that succeeds at once.
+        let end = end + STAY_AWAY;
+        for _ in 0..3 {
+            assert_eq!(contests.judge(&theirs(), &claims("b"), end), Verdict::Write);
+        }
+        // One blow is enough now, also one that might be an accident.
+        contests.wrote("u", &claims("b"), end);
+        let gone = profile(json!([]));
+        assert_eq!(contests.judge(&gone, &claims("b"), end), Verdict::Contested(STAY_AWAY));
         // A profile that is made anew is another one.
         contests.retain(&HashSet::new());
         assert_eq!(contests.judge(&theirs(), &claims("b"), end), Verdict::Write);

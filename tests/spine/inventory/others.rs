@@ -130,6 +130,12 @@ async fn a_rival_is_reported_and_not_fought() {
         assert_eq!(rival(&world).await, 1);
         eventually("it is noticed", PATIENCE, || async { contested(&world).then_some(()) }).await;
         assert_eq!(world.writes(), writes + 1.0);
+        // And once more with the same words as before.
+        skip(Duration::from_secs(31 * 60)).await;
+        world.wait_published("p", "c1").await;
+        assert_eq!(rival(&world).await, 1);
+        eventually("it is noticed", PATIENCE, || async { contested(&world).then_some(()) }).await;
+        assert_eq!(world.writes(), writes + 2.0);
 
         let events: Api<Event> = Api::namespaced(world.client.clone(), NAMESPACE);
         let events = events.list(&Default::default()).await.unwrap();
