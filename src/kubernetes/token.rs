@@ -27,7 +27,7 @@ pub struct Claims {
     pub issuer: Option<String>,
     /// `aud`, as a list.
     pub audiences: Vec<String>,
-    /// `exp`, seconds since 1970.
+    /// `exp`, seconds since 1970, in a year of four digits at most.
     pub expires: Option<u64>,
 }
 
@@ -138,10 +138,13 @@ impl Claims {
                 Some(Audience::Many(many)) => many,
                 None => Vec::new(),
             },
-            expires: payload.exp.and_then(|at| at.as_u64()),
+            expires: payload.exp.and_then(|at| at.as_u64()).filter(|at| *at < YEAR_10000),
         }
     }
 }
+
+/// Where RFC 3339 ends, and with it every text that could name the time.
+const YEAR_10000: u64 = 253_402_300_800;
 
 /// The kubelet renews a mounted token at 80 % of its life, and clients are asked to read the file
 /// once a minute; half of that leaves room for a slow read.
@@ -162,6 +165,10 @@ mod tests {
     fn peeks_into_a_jwt_and_into_nothing_else() {
         assert_eq!(Claims::of(&jwt(&serde_json::json!({"exp": 12}))).expires, Some(12));
         assert_eq!(Claims::of(&jwt(&serde_json::json!({"exp": -1}))).expires, None);
+        let last = YEAR_10000 - 1;
+        for (exp, expires) in [(last, Some(last)), (YEAR_10000, None), (u64::MAX, None)] {
+            assert_eq!(Claims::of(&jwt(&serde_json::json!({ "exp": exp }))).expires, expires);
+        }
         let claims = Claims::of(&jwt(&serde_json::json!({"iss": "i", "aud": ["a", "b"]})));
         assert_eq!(claims.issuer.as_deref(), Some("i"));
         assert_eq!(claims.audiences, ["a", "b"]);
