@@ -118,6 +118,3 @@ pub const CONDITIONS: &str = "conditions";
 
 /// The extension that client-go hands to credential plugins.
 pub const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
-
-/// Who we are in `metadata.managedFields`.
-pub const FIELD_MANAGER: &str = "cluster-proxy";

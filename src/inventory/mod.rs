@@ -132,6 +132,12 @@ impl Inventory {
 
     fn publisher(&self, surface: Surface, view: watch::Receiver<View>) -> Publisher {
         tracing::debug!(?surface, "ClusterProfiles are served");
+        if !surface.definition_known {
+            tracing::warn!(
+                "the hub may not read the CustomResourceDefinition {}, and writes whole lists: grant it (deploy/README.md)",
+                api::DEFINITION
+            );
+        }
         Publisher {
             client: self.around.client.clone(),
             surface,
@@ -205,3 +211,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// After an API server did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+#[cfg(feature = "sandbox")]
+mod tests;

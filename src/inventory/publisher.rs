@@ -17,13 +17,13 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::api::{CLUSTER_LABEL, FIELD_MANAGER, MANAGER_LABEL, resource};
+use super::api::{CLUSTER_LABEL, MANAGER_LABEL, resource};
 use super::contest::{Contests, Verdict, uid};
 use super::desired::{self, PathCondition, Plan, Publication, Standing};
 use super::metrics::{Metrics, ProfileState, Write};
 use super::surface::Surface;
 use super::{rival, write};
-use crate::kubernetes::describe;
+use crate::kubernetes::{FIELD_MANAGER, describe, in_time};
 use crate::name::ClusterName;
 
 /// What profiles are compared with.
@@ -124,7 +124,7 @@ impl Context {
             Api::namespaced_with(self.publisher.client.clone(), &namespace, &self.resource);
         for _ in 0..ATTEMPTS {
             // What was seen may be older than our own last write.
-            let Some(live) = api.get_opt(&seen.name_any()).await? else {
+            let Some(live) = in_time(api.get_opt(&seen.name_any())).await? else {
                 return Ok(Action::await_change());
             };
             let Some(plan) = self.plan(&live) else {
@@ -221,7 +221,8 @@ impl Context {
             action: "Publish".into(),
             secondary: None,
         };
-        if let Err(error) = self.events.publish(&event, &live.object_ref(&self.resource)).await {
+        let about = live.object_ref(&self.resource);
+        if let Err(error) = in_time(self.events.publish(&event, &about)).await {
             tracing::warn!(error = describe(&error), "no Event could be written about it");
         }
     }

@@ -3,8 +3,9 @@
 use kube::core::DynamicObject;
 use serde_json::Value;
 
-use super::api::{FIELD_MANAGER, PROVIDERS, status_list};
+use super::api::{PROVIDERS, status_list};
 use super::desired::{Claims, counterpart};
+use crate::kubernetes::FIELD_MANAGER;
 
 /// What stands where our entry should, and who has written to the status.
 pub(super) fn describe(profile: &DynamicObject, claims: &Claims) -> String {
@@ -31,23 +32,33 @@ pub(super) fn describe(profile: &DynamicObject, claims: &Claims) -> String {
         .collect();
     writers.sort_unstable();
     writers.dedup();
-    match writers.as_slice() {
+    let said = match writers.as_slice() {
         [] => what,
         writers => format!("{what}; others that write to its status: {}", writers.join(", ")),
-    }
+    };
+    cut(said, MAX_BYTES)
 }
 
 /// Anybody may have written it, and of any length.
 fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    cut(value.to_string(), MAX_TEXT)
 }
 
-/// Characters of a foreign text.
+/// `text` with `max` bytes at most, before dots where it had more.
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
+        text.push_str("...");
+    }
+    text
+}
+
+/// Bytes of a foreign text.
 const MAX_TEXT: usize = 200;
+
+/// Bytes of all. The note of an Event may have 1024.
+const MAX_BYTES: usize = 900;
 
 #[cfg(test)]
 mod tests {
@@ -75,5 +86,17 @@ mod tests {
         assert!(said.starts_with("entry \"ours\" leads to \"https://them/xx"), "{said}");
         assert!(said.ends_with("...; others that write to its status: them"), "{said}");
         assert!(said.len() < 300, "{said}");
+    }
+
+    #[test]
+    fn an_event_can_hold_it() {
+        let mut profile = DynamicObject::new("p", &api::resource("v1alpha1"));
+        let writers = (0..200).map(|number| {
+            json!({"manager": format!("{number}-{}", "\u{e9}".repeat(100)), "subresource": "status"})
+        });
+        let writers: Vec<_> = writers.collect();
+        profile.metadata.managed_fields = serde_json::from_value(json!(writers)).unwrap();
+        let said = describe(&profile, &Claims::default());
+        assert!((800..1000).contains(&said.len()) && said.ends_with("..."), "{said}");
     }
 }

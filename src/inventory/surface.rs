@@ -5,7 +5,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::{Api, Client};
 
-use super::api::{DEFINITION, GROUP, PLURAL, PROVIDERS, VERSIONS};
+use super::api::{CONDITIONS, DEFINITION, GROUP, PLURAL, PROVIDERS, VERSIONS};
+use crate::kubernetes::in_time;
 
 /// How ClusterProfiles are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +15,13 @@ pub(super) struct Surface {
     pub(super) version: String,
     /// Whether `accessProviders` is a map by name, so that each publisher can own its entry.
     pub(super) keyed: bool,
+    /// Whether `conditions` is a map by type. Where it is not, an apply of one condition is an apply of
+    /// all.
+    pub(super) keyed_conditions: bool,
     /// Whether a status without `conditions` is refused.
     pub(super) conditions_required: bool,
+    /// Whether we may read the definition.
+    pub(super) definition_known: bool,
 }
 
 /// Looks. `None`: there are no ClusterProfiles, or in no version that we know.
@@ -23,22 +29,18 @@ pub(super) struct Surface {
 /// # Errors
 /// When the API server does not answer.
 pub(super) async fn look(client: &Client) -> Result<Option<Surface>, kube::Error> {
-    let groups = client.list_api_groups().await?;
+    let groups = in_time(client.list_api_groups()).await?;
     let Some(group) = groups.groups.into_iter().find(|group| group.name == GROUP) else {
         return Ok(None);
     };
     let served: Vec<String> = group.versions.into_iter().map(|version| version.version).collect();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    match definitions.get(DEFINITION).await {
+    match in_time(definitions.get(DEFINITION)).await {
         Ok(definition) => Ok(choose(&served, &definition.spec.versions)),
         // Read-modify-write is right with any lists, so that this right is not needed to go on.
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            tracing::warn!(
-                "the hub may not read the CustomResourceDefinition {DEFINITION}, and writes whole lists: grant it (deploy/README.md)"
-            );
-            Ok(plain(&served, client).await?)
+        Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => {
+            plain(&served, client).await
         }
-        Err(kube::Error::Api(status)) if status.code == 404 => plain(&served, client).await,
         Err(error) => Err(error),
     }
 }
@@ -56,14 +58,19 @@ fn choose(served: &[String], versions: &[CustomResourceDefinitionVersion]) -> Op
     let version = usable.first()?;
     let schema = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
     let status = schema.and_then(|schema| schema.properties.as_ref()?.get("status"));
-    let list = status.and_then(|status| status.properties.as_ref()?.get(PROVIDERS));
+    let keyed = |list: &str, key: &str| {
+        let list = status.and_then(|status| status.properties.as_ref()?.get(list));
+        list.is_some_and(|list| {
+            list.x_kubernetes_list_type.as_deref() == Some("map")
+                && list.x_kubernetes_list_map_keys.as_deref() == Some(&[key.to_owned()])
+        })
+    };
     let required = status.and_then(|status| status.required.as_ref());
     Some(Surface {
         version: version.name.clone(),
-        keyed: list.is_some_and(|list| {
-            list.x_kubernetes_list_type.as_deref() == Some("map")
-                && list.x_kubernetes_list_map_keys.as_deref() == Some(&["name".to_owned()])
-        }),
+        keyed: keyed(PROVIDERS, "name"),
+        keyed_conditions: keyed(CONDITIONS, "type"),
+        definition_known: true,
         conditions_required: required
             .is_some_and(|names| names.iter().any(|one| one == "conditions")),
     })
@@ -75,10 +82,18 @@ async fn plain(served: &[String], client: &Client) -> Result<Option<Surface>, ku
         if !served.iter().any(|one| one == version) {
             continue;
         }
-        let resources = client.list_api_group_resources(&format!("{GROUP}/{version}")).await?;
+        let group_version = format!("{GROUP}/{version}");
+        let resources = client.list_api_group_resources(&group_version);
+        let resources = in_time(resources).await?;
         if resources.resources.iter().any(|resource| resource.name == PLURAL) {
             let version = version.to_owned();
-            return Ok(Some(Surface { version, keyed: false, conditions_required: false }));
+            return Ok(Some(Surface {
+                version,
+                keyed: false,
+                keyed_conditions: false,
+                conditions_required: false,
+                definition_known: false,
+            }));
         }
     }
     Ok(None)
@@ -125,6 +140,21 @@ mod tests {
         for other in [list("map", "id"), list("set", "name"), list("atomic", "name")] {
             let versions = [version("v1alpha1", true, &status(other))];
             assert!(!choose(&names(&["v1alpha1"]), &versions).unwrap().keyed);
+        }
+    }
+
+    #[test]
+    fn each_list_has_keys_of_its_own() {
+        let list =
+            |key| json!({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]});
+        for (conditions, keyed) in
+            [(list("type"), true), (list("name"), false), (json!({"type": "array"}), false)]
+        {
+            let lists =
+                json!({"properties": {"accessProviders": list("name"), "conditions": conditions}});
+            let chosen = choose(&names(&["v1alpha1"]), &[version("v1alpha1", true, &lists)]);
+            let chosen = chosen.unwrap();
+            assert_eq!((chosen.keyed, chosen.keyed_conditions), (true, keyed), "{lists}");
         }
     }
 

@@ -5,9 +5,10 @@ use kube::core::DynamicObject;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::api::{CONDITIONS, FIELD_MANAGER, PROVIDERS, status_list};
+use super::api::{CONDITIONS, PROVIDERS, status_list};
 use super::desired::Plan;
 use super::surface::Surface;
+use crate::kubernetes::{self, FIELD_MANAGER, in_time};
 
 /// Writes `plan` to the status of `live`, and returns what came of it.
 ///
@@ -21,10 +22,11 @@ pub(super) async fn write(
 ) -> Result<DynamicObject, kube::Error> {
     // Lists with keys: each publisher owns its items, and what others write meanwhile is no conflict.
     // What is to go may have been written in another way, and then an apply leaves it there.
-    if surface.keyed && !plan.removes {
+    let keyed = surface.keyed && (plan.claims.condition.is_none() || surface.keyed_conditions);
+    if keyed && !plan.removes {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(applied(live, plan));
-        return api.patch_status(&live.name_any(), &params, &patch).await;
+        return in_time(api.patch_status(&live.name_any(), &params, &patch)).await;
     }
     replace(api, surface, live, plan).await
 }
@@ -36,10 +38,8 @@ pub(super) async fn replace(
     live: &DynamicObject,
     plan: &Plan,
 ) -> Result<DynamicObject, kube::Error> {
-    let params =
-        PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let patch = Patch::Merge(merged(surface, live, plan));
-    api.patch_status(&live.name_any(), &params, &patch).await
+    in_time(api.patch_status(&live.name_any(), &kubernetes::patch(), &patch)).await
 }
 
 /// All that we want to own, and nothing else.
@@ -86,7 +86,9 @@ mod tests {
         let surface = |conditions_required| Surface {
             version: "v1alpha1".to_owned(),
             keyed: false,
+            keyed_conditions: false,
             conditions_required,
+            definition_known: true,
         };
         let plan = Plan { providers: Some(vec![json!({"name": "a"})]), ..Plan::default() };
         for (data, required, conditions) in [
