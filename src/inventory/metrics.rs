@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::telemetry::series::add;
 
 /// Counters and gauges of one publisher.
 #[derive(Debug)]
@@ -45,14 +46,6 @@ pub(super) enum Write {
 impl Metrics {
     /// Registers them.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        fn add<C: Collector + Clone + 'static>(
-            registry: &Registry,
-            collector: prometheus::Result<C>,
-        ) -> prometheus::Result<C> {
-            let collector = collector?;
-            registry.register(Box::new(collector.clone()))?;
-            Ok(collector)
-        }
         let metrics = Self {
             publishable: add(
                 registry,

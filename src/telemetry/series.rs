@@ -1,8 +1,22 @@
-//! Keeping the number of metric series bounded over time.
+//! Metric series: made in one step, and bounded over time.
 
 use std::collections::HashMap;
 
+use prometheus::Registry;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+
+/// Registers what `made` holds, and returns it.
+///
+/// # Errors
+/// Those of `made`, and when `registry` has a metric of that name.
+pub fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = made?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
 
 /// Drops every series of `vec` whose `label` is `value`: nobody will add to it again. Returns how
 /// many there were.

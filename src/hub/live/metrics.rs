@@ -1,11 +1,10 @@
 //! What an operator can see of the supervision of live streams.
 
-use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::schedule::Verdict;
 use crate::name::ClusterName;
-use crate::telemetry::series;
+use crate::telemetry::series::{self, add};
 
 /// Counters and gauges of one [`super::LiveStreams`].
 #[derive(Debug)]
@@ -30,14 +29,6 @@ pub(super) enum Right {
 impl Metrics {
     /// Registers them.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        fn add<C: Collector + Clone + 'static>(
-            registry: &Registry,
-            collector: prometheus::Result<C>,
-        ) -> prometheus::Result<C> {
-            let collector = collector?;
-            registry.register(Box::new(collector.clone()))?;
-            Ok(collector)
-        }
         let counter = |name: &str, help: &str, labels: &[&str]| {
             add(registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
