@@ -116,5 +116,8 @@ pub const PROVIDERS: &str = "accessProviders";
 /// The list of conditions.
 pub const CONDITIONS: &str = "conditions";
 
+/// The field of an entry's cluster with the CA bundle.
+pub const AUTHORITY: &str = "certificate-authority-data";
+
 /// The extension that client-go hands to credential plugins.
 pub const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";

@@ -5,7 +5,8 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use super::api::{
-    AccessProvider, CLUSTER_LABEL, CONDITIONS, MANAGER_LABEL, PROVIDERS, server, status_list,
+    AUTHORITY, AccessProvider, CLUSTER_LABEL, CONDITIONS, MANAGER_LABEL, PROVIDERS, server,
+    status_list,
 };
 use crate::name::ClusterName;
 
@@ -109,7 +110,7 @@ pub fn plan(
                 }
             };
             (
-                upsert(providers, &claims.entries, "name"),
+                upsert(&without_former(providers, publication, cluster), &claims.entries, "name"),
                 match &claims.condition {
                     Some(claim) => upsert(conditions, std::slice::from_ref(claim), "type"),
                     None => without_condition(conditions),
@@ -117,7 +118,8 @@ pub fn plan(
             )
         }
         Standing::Unknown => {
-            (without_entries(providers, publication, cluster), without_condition(conditions))
+            let rest = without_former(providers, publication, cluster);
+            (without_entries(&rest, publication, cluster), without_condition(conditions))
         }
     };
     let plan = Plan {
@@ -167,6 +169,23 @@ fn without_entries(list: &[Value], publication: &Publication, cluster: &ClusterN
         })
     };
     list.iter().filter(|item| !is_ours(item)).cloned().collect()
+}
+
+/// Without what we published under another name before: all of it but the name and the authority is
+/// as we write it. What led to another URL then cannot be told from an entry of another hub.
+fn without_former(list: &[Value], publication: &Publication, cluster: &ClusterName) -> Vec<Value> {
+    let is_former = |item: &&Value| {
+        let mut entries = publication.entries.iter();
+        let named = entries.clone().any(|(name, _)| item["name"] == name.as_str());
+        !named
+            && entries.any(|(_, url)| {
+                let mut ours = AccessProvider::new("", url, "", cluster).to_value();
+                ours["name"] = item["name"].clone();
+                ours["cluster"][AUTHORITY] = item["cluster"][AUTHORITY].clone();
+                ours == **item
+            })
+    };
+    list.iter().filter(|item| !is_former(item)).cloned().collect()
 }
 
 fn without_condition(list: &[Value]) -> Vec<Value> {

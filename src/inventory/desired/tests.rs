@@ -63,7 +63,7 @@ fn golden_files() {
         }
         count += 1;
     }
-    assert!(count >= 14, "only {count} files");
+    assert!(count >= 16, "only {count} files");
 }
 
 /// U23 and U24.
