@@ -7,6 +7,7 @@ use super::cluster::Cluster;
 use super::crd;
 use super::ephemeral;
 use super::object;
+use super::rbac;
 use super::resources::Resource;
 use super::response::MiniStatus;
 use super::store::{Key, Mode};
@@ -15,12 +16,8 @@ use super::store::{Key, Mode};
 pub(super) fn name_of_new(resource: &Resource, object: &Value) -> Result<String, MiniStatus> {
     let name = object::name(object);
     if !name.is_empty() {
-        return if name.contains('/') || name.contains('%') || name == "." || name == ".." {
-            let why = format!("metadata.name: Invalid value: {name:?}");
-            Err(MiniStatus::invalid(&resource.kind, name, &why))
-        } else {
-            Ok(name.to_owned())
-        };
+        check_name(resource, name)?;
+        return Ok(name.to_owned());
     }
     let prefix = object::text(object, "/metadata/generateName");
     if prefix.is_empty() {
@@ -30,6 +27,33 @@ pub(super) fn name_of_new(resource: &Resource, object: &Value) -> Result<String,
     let mut random = rand::rng();
     let suffix = (0..5).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]));
     Ok(format!("{prefix}{}", suffix.collect::<String>()))
+}
+
+/// A name of the Domain Name System, as most kinds want it; those of RBAC only have to fit a path.
+///
+/// # Errors
+/// 422 for any other.
+pub(super) fn check_name(resource: &Resource, name: &str) -> Result<(), MiniStatus> {
+    let fits_a_path = !name.contains(['/', '%']) && name != "." && name != "..";
+    let of_dns = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let ends = [label.as_bytes().first(), label.as_bytes().last()];
+        ends.iter().all(|end| end.is_some_and(|byte| inner(*byte)))
+            && label.bytes().all(|byte| inner(byte) || byte == b'-')
+    };
+    let why = if resource.group == rbac::GROUP {
+        (!fits_a_path).then_some("may not be a path")
+    } else {
+        let is_subdomain = name.len() <= LONGEST_NAME && name.split('.').all(of_dns);
+        (!is_subdomain).then_some("a lowercase RFC 1123 subdomain is required")
+    };
+    match why {
+        None => Ok(()),
+        Some(why) => {
+            let why = format!("metadata.name: Invalid value: {name:?}: {why}");
+            Err(MiniStatus::invalid(&resource.kind, name, &why))
+        }
+    }
 }
 
 /// Fills in and checks an object that is about to be created.
@@ -68,7 +92,7 @@ pub(super) fn prepare(resource: &Resource, object: &mut Value) -> Result<(), Min
         }
         "secrets" => {
             default(object, "type", json!("Opaque"));
-            string_data(object);
+            secret_data(object)?;
         }
         _ => {}
     }
@@ -90,7 +114,14 @@ pub(super) fn prepare_update(
             crd::check(object)?;
             object["status"] = crd::established(object);
         }
-        "secrets" => string_data(object),
+        "secrets" => {
+            default(object, "type", json!("Opaque"));
+            secret_data(object)?;
+            if object["type"] != current["type"] {
+                let why = format!("type: Invalid value: {}: field is immutable", object["type"]);
+                return Err(MiniStatus::invalid("Secret", object::name(current), &why));
+            }
+        }
         "namespaces" => object["spec"] = current["spec"].clone(),
         _ => {}
     }
@@ -190,13 +221,23 @@ pub(super) fn container_defaults(container: &mut Value) {
     default(container, "terminationMessagePolicy", json!("File"));
 }
 
-fn string_data(secret: &mut Value) {
+fn secret_data(secret: &mut Value) -> Result<(), MiniStatus> {
     use base64::Engine;
+    let base64 = base64::engine::general_purpose::STANDARD;
     let plain = secret.as_object_mut().and_then(|object| object.remove("stringData"));
     for (key, value) in plain.as_ref().and_then(Value::as_object).into_iter().flatten() {
         let text = value.as_str().unwrap_or_default();
-        secret["data"][key] = base64::engine::general_purpose::STANDARD.encode(text).into();
+        secret["data"][key] = base64.encode(text).into();
     }
+    let is_bytes = |value: &Value| match value {
+        Value::Null => true,
+        value => value.as_str().is_some_and(|text| base64.decode(text).is_ok()),
+    };
+    if secret["data"].as_object().into_iter().flatten().all(|(_, value)| is_bytes(value)) {
+        return Ok(());
+    }
+    let why = "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data";
+    Err(MiniStatus::bad_request(why))
 }
 
 fn default(object: &mut Value, field: &str, value: Value) {
@@ -204,6 +245,9 @@ fn default(object: &mut Value, field: &str, value: Value) {
         object[field] = value;
     }
 }
+
+/// Characters of a name.
+const LONGEST_NAME: usize = 253;
 
 /// Without vowels and look-alikes, as Kubernetes makes its suffixes.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";

@@ -57,9 +57,13 @@ impl View {
         }
     }
 
-    /// A list of objects.
-    pub(super) fn list(self, resource: &Resource, objects: &[Arc<Value>], revision: u64) -> Value {
-        let metadata = json!({"resourceVersion": revision.to_string()});
+    /// A list of objects, with its own metadata.
+    pub(super) fn list(
+        self,
+        resource: &Resource,
+        objects: &[Arc<Value>],
+        metadata: Value,
+    ) -> Value {
         let items: Vec<Value> = objects.iter().map(|object| in_version(resource, object)).collect();
         match self {
             Self::Plain => json!({

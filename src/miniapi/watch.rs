@@ -60,6 +60,11 @@ impl Watch {
             .map_err(|_| MiniStatus::bad_request(format!("invalid resource version {given:?}")))?;
         let changed = self.store.subscribe();
         let initial = query.is_true("sendInitialEvents");
+        if initial && query.get("resourceVersionMatch") != Some("NotOlderThan") {
+            let why = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting \
+                       resourceVersionMatch to NotOlderThan";
+            return Err(MiniStatus::invalid("ListOptions", "", why));
+        }
         let bookmarks = query.is_true("allowWatchBookmarks");
         let seconds = query.number("timeoutSeconds").unwrap_or(LONGEST).min(LONGEST);
         let now = Instant::now();

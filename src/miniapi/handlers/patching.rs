@@ -21,6 +21,9 @@ pub(super) enum Patch {
 }
 
 pub(super) async fn patch(call: &Call<'_>, aim: &Aim, request: Request<Incoming>) -> Answer {
+    if aim.target.name.is_empty() {
+        return Err(MiniStatus::method_not_allowed());
+    }
     let subresource = &aim.target.subresource;
     let manager = Manager::of(&call.info.query, request.headers(), subresource);
     match read(aim, request).await? {
@@ -88,6 +91,7 @@ fn server_side_apply(call: &Call<'_>, aim: &Aim, config: Value, manager: &Manage
     let mode = write::mode(call);
     let store = &call.cluster.store;
     if store.get(&key).is_none() && aim.target.subresource.is_empty() {
+        admission::check_name(&aim.resource, &aim.target.name)?;
         write::check_namespace(call, aim, &config)?;
         let empty = json!({
             "apiVersion": aim.resource.api_version(), "kind": aim.resource.kind, "metadata": {},

@@ -119,14 +119,17 @@ fn bind(call: &Call<'_>, subject: &mut Kubernetes, wanted: &Value) -> Result<(),
     let (uid, own) = (object::uid(&found).to_owned(), &subject.serviceaccount.name);
     if kind == "Pod" && text(&found, "/spec/serviceAccountName") != own {
         let message = format!(
-            "cannot bind token for serviceaccount {own:?} to pod of another serviceaccount"
+            "cannot bind token for serviceaccount {own:?} to pod running with different serviceaccount name."
         );
         return Err(MiniStatus::bad_request(message));
     }
     let asked = text(wanted, "/uid");
     if !asked.is_empty() && asked != uid {
-        let message = format!("the uid in the bound object reference is not that of {name:?}");
-        return Err(MiniStatus::bad_request(message));
+        let why = format!(
+            "the UID in the bound object reference ({asked}) does not match the UID in record. \
+             The object might have been deleted and then recreated"
+        );
+        return Err(MiniStatus::conflict(&key.label(), &name, &why));
     }
     *slot = Some(Reference { name, uid });
     Ok(())

@@ -102,7 +102,8 @@ pub(super) fn delete_collection(call: &Call<'_>, aim: &Aim) -> Answer {
             admission::deleted(call.cluster, &aim.resource, &key.name);
         }
     }
-    Ok(json_response(StatusCode::OK, &aim.view.list(&aim.resource, &objects, revision)))
+    let metadata = json!({"resourceVersion": revision.to_string()});
+    Ok(json_response(StatusCode::OK, &aim.view.list(&aim.resource, &objects, metadata)))
 }
 
 /// An eviction is a deletion here: there are no disruption budgets to ask.

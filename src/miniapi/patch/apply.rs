@@ -26,15 +26,15 @@ pub(in crate::miniapi) fn apply(
     let own =
         entries.iter().position(|entry| entry.manager == *manager && entry.operation == "Apply");
     let wanted = fields::of(config, &resource.lists);
-    let conflicts = conflicts(&entries, own, &wanted, live, config);
+    let mut next = live.clone();
+    merge(&mut next, config, "", &resource.lists);
+    let conflicts = conflicts(&entries, own, &wanted, live, &next);
     if !conflicts.is_empty() && !force {
         return Err(refusal(&conflicts));
     }
     let disputed: Paths = conflicts.into_iter().map(|(_, path)| path).collect();
     owners::take(&mut entries, &disputed, own);
 
-    let mut next = live.clone();
-    merge(&mut next, config, "", &resource.lists);
     let before = own.map(|own| entries[own].paths.clone()).unwrap_or_default();
     let others: Paths = entries
         .iter()
@@ -42,7 +42,11 @@ pub(in crate::miniapi) fn apply(
         .filter(|(at, _)| Some(*at) != own)
         .flat_map(|(_, entry)| entry.paths.iter().cloned())
         .collect();
-    for path in before.difference(&wanted).filter(|path| !others.contains(*path)) {
+    // A list that was empty and is somebody's now has fields below the path that it was owned by.
+    let is_owned = |path: &Vec<String>| {
+        others.contains(path) || wanted.iter().chain(&others).any(|other| other.starts_with(path))
+    };
+    for path in before.difference(&wanted).filter(|path| !is_owned(path)) {
         let parent = &path[..path.len() - 1];
         let shared = |paths: &Paths| paths.iter().any(|other| other.starts_with(parent));
         if !owners::is_item(path) || !(shared(&wanted) || shared(&others)) {
@@ -74,13 +78,13 @@ fn conflicts(
     own: Option<usize>,
     wanted: &Paths,
     live: &Value,
-    config: &Value,
+    next: &Value,
 ) -> Vec<(String, Vec<String>)> {
     let others = entries.iter().enumerate().filter(|(at, _)| Some(*at) != own);
     others
         .flat_map(|(_, entry)| {
             let disputed = entry.paths.intersection(wanted).filter(|path| {
-                !owners::is_item(path) && fields::get(live, path) != fields::get(config, path)
+                !owners::is_item(path) && fields::get(live, path) != fields::get(next, path)
             });
             let who = format!("\"{}\" using {}", entry.manager.name, entry.version);
             disputed.map(move |path| (who.clone(), path.clone()))
@@ -129,7 +133,8 @@ fn merge(live: &mut Value, config: &Value, place: &str, lists: &Lists) {
             }
         }
         Value::Array(items) => {
-            let all: Vec<&Value> = items.iter().collect();
+            let present = live.as_array().into_iter().flatten().cloned().collect::<Vec<_>>();
+            let all: Vec<&Value> = present.iter().chain(items).collect();
             let keys = lists.keys(place, &all);
             let set = keys::is_set(place);
             match live.as_array_mut() {

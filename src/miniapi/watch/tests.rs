@@ -85,8 +85,8 @@ async fn a_reader_left_behind_gets_410() {
 async fn initial_events_bookmarks_and_the_end() {
     let store = Store::new(10);
     store.create(&key("a"), pod("x"), Mode::Commit).unwrap();
-    let mut body =
-        start(&store, "sendInitialEvents=true&allowWatchBookmarks=true&timeoutSeconds=90");
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut body = start(&store, &format!("{query}&timeoutSeconds=90"));
     assert_eq!(next(&mut body).await, "ADDED a");
     assert_eq!(next(&mut body).await, "BOOKMARK -");
     assert_eq!(next(&mut body).await, "quiet");
