@@ -60,8 +60,12 @@ async fn fleet_is_accepted(test: &str, apis: Apis) {
     define(&hub, &accounts.unwrap_or_else(|| definitions::managed_service_accounts().to_string()));
     let kubeconfig = "hub.api/kubeconfig:c1.api/kubeconfig:c2.api/kubeconfig";
     // Lists that are replaced as a whole, and lists that merge by key.
-    for file in ["clusterprofiles.ocm.yaml", "clusterprofiles.cluster-inventory-api.yaml"] {
-        let Some(definition) = published(test, file) else { continue };
+    let files = ["clusterprofiles.ocm.yaml", "clusterprofiles.cluster-inventory-api.yaml"];
+    let mut profiles: Vec<_> = files.iter().filter_map(|file| published(test, file)).collect();
+    if profiles.is_empty() {
+        profiles.push(definitions::cluster_profiles("v1alpha1").to_string());
+    }
+    for definition in profiles {
         define(&hub, &definition);
         for cluster in CLUSTERS {
             hub.run_with(&["apply", "--server-side", "-f", "-"], &profile(cluster).to_string());

@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod apis;
+mod behaviour;
 mod bound;
 mod by_hand;
 mod consumers;
