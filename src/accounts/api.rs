@@ -122,6 +122,9 @@ pub const AUDIENCES: &str = "cluster-proxy/audiences";
 /// Annotation of a managed service account, ours: the namespaces of ClusterProfiles that get a copy
 /// of its Secret, separated by commas, instead of all of them.
 pub const NAMESPACES: &str = "cluster-proxy/clusterprofile-namespaces";
+/// Annotation of a ServiceAccount on a spoke, ours: uid of `kube-system` of the hub that made it, or
+/// found it without this. That hub deletes it when no account of it wants it any more.
+pub const HUB: &str = "cluster-proxy/hub";
 /// Annotation of a Secret, ours: what its token was asked for with.
 pub const REQUESTED: &str = "cluster-proxy/token-request";
 /// Annotation of a copy, ours: `CLUSTER/ACCOUNT` that it comes from.

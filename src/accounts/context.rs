@@ -1,12 +1,13 @@
 //! What the parts of this controller share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
+use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, ResourceExt as _};
 use tokio::sync::{Notify, watch};
 
 use super::addons::Addons;
@@ -29,6 +30,8 @@ pub(super) struct Context {
     pub(super) metrics: Metrics,
     pub(super) addons: Addons,
     pub(super) presence: Presence,
+    /// Uid of `kube-system` of the hub's API server, once it is known.
+    pub(super) hub_uid: OnceLock<String>,
     pub(super) enrolled: watch::Sender<BTreeSet<ClusterName>>,
     /// Why copies cannot be made, by account.
     refused: Mutex<BTreeMap<Key, String>>,
@@ -63,6 +66,7 @@ impl Context {
             metrics,
             addons: Addons::default(),
             presence: Presence::default(),
+            hub_uid: OnceLock::new(),
             enrolled: watch::Sender::default(),
             refused: Mutex::default(),
             named: Mutex::default(),
@@ -112,6 +116,12 @@ impl Context {
         }
     }
 
+    /// Names of the accounts of a cluster, as far as is known here.
+    pub(super) fn accounts_of(&self, cluster: &ClusterName) -> Vec<String> {
+        let meant = |account: &ManagedServiceAccount| namespace_of(account) == cluster.as_str();
+        self.accounts.state_filter(meant).iter().map(|account| account.name_any()).collect()
+    }
+
     /// Whether there is an account of that name, as far as is known here.
     pub(super) fn has_account(&self, namespace: &str, name: &str) -> bool {
         self.accounts.get(&ObjectRef::new(name).within(namespace)).is_some()
@@ -124,13 +134,19 @@ impl Context {
         namespace: &str,
         name: &str,
     ) -> Result<bool, kube::Error> {
-        let api =
-            kube::Api::<ManagedServiceAccount>::namespaced(self.config.hub.clone(), namespace);
+        let api = Api::<ManagedServiceAccount>::namespaced(self.config.hub.clone(), namespace);
         match self.slots.ask(api.get_metadata(name)).await {
             Ok(_) => Ok(false),
             Err(error) if super::ask::is_gone(&error, name) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// The accounts of a cluster, as the hub's API server says it.
+    pub(super) async fn names(&self, namespace: &str) -> Result<BTreeSet<String>, kube::Error> {
+        let api = Api::<ManagedServiceAccount>::namespaced(self.config.hub.clone(), namespace);
+        let list = self.slots.ask(api.list_metadata(&ListParams::default())).await?;
+        Ok(list.iter().map(|account| account.name_any()).collect())
     }
 
     /// Why the copies of an account's Secret cannot be made.

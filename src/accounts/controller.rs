@@ -54,6 +54,9 @@ async fn look(account: &ManagedServiceAccount, context: &Context) -> Option<Dura
     };
     // Without the Secrets all of them would look missing.
     context.secrets.wait_until_ready().await.ok()?;
+    if let Err(pause) = context.memory.may_report(&key) {
+        return Some(pause);
+    }
     let version = account.resource_version().unwrap_or_default();
     if let Some(pause) = context.memory.pause(&key, &version) {
         return Some(pause);
@@ -88,8 +91,10 @@ fn settle(
     let refreshed = account.and_then(desired::reported).map(|(refreshed, _)| refreshed);
     let Some(problem) = problem else {
         let waits = done.outcome == Outcome::Waiting;
-        context.memory.note(key, if waits { State::Waiting } else { State::Ready }, refreshed);
-        if !waits {
+        if waits {
+            context.memory.waits(key, refreshed);
+        } else {
+            context.memory.note(key, State::Ready, refreshed);
             context.memory.succeeded(key);
         }
         return done.again;
@@ -123,7 +128,7 @@ async fn ensure(
         }
         Err(away) => return wait(account, context, secret, &wanted, away),
     };
-    let uid = spoke.ensure_account(&key.1).await?;
+    let uid = spoke.ensure_account(&key.1, context.hub_uid.get()).await?;
     let subject = spoke.subject(&key.1);
     let now = context.now();
     let decision = desired::refresh(account, secret, &wanted, &subject, Some(&uid), now);
@@ -187,14 +192,14 @@ async fn mint(
     wanted: &Wanted,
     why: Why,
 ) -> Result<Done, Problem> {
-    if let Err(pause) = context.memory.may_mint(key) {
+    if let Err(pause) = context.memory.may_ask_token(key) {
         tracing::debug!(cluster = key.0, account = key.1, ?why, "too many tokens in a short time");
         return Ok(Done { outcome: Outcome::Waiting, again: Some(pause) });
     }
     let granted = spoke.request_token(&key.1, uid, wanted).await;
     context.metrics.asked(granted.is_ok());
     let granted = granted?;
-    context.memory.minted(key, &granted.token);
+    context.memory.reviewed(key, &granted.token);
     let secret = desired::secret(account, &granted.token, wanted, &authorities(context, spoke));
     secrets::write(context, key, &secret).await?;
     tracing::info!(cluster = key.0, account = key.1, ?why, expires = %granted.expires, "new token");
@@ -233,6 +238,7 @@ async fn report(
         });
         let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
         let patched = api.patch_status(&key.1, &params, &patch);
+        context.memory.reporting(key);
         match context.slots.ask(patched).await {
             Ok(patched) => {
                 if patched.metadata.resource_version != account.metadata.resource_version {

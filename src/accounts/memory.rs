@@ -43,8 +43,12 @@ struct Account {
     failures: u32,
     /// Not before this, for these versions of the object: the last of them is our own writing.
     retry: Option<(Instant, Vec<String>)>,
-    /// The last tokens.
-    minted: VecDeque<Instant>,
+    /// The last requests for tokens.
+    asked: Few<3>,
+    /// The last writes of its status.
+    reports: Few<10>,
+    /// The last looks that were the spoke's wish.
+    heard: Few<6>,
     /// Hash of the token that the spoke last agreed to, and when to ask again.
     reviewed: Option<(String, Instant)>,
     /// Version of the account before we wrote its status.
@@ -52,6 +56,10 @@ struct Account {
     /// Of its Secret: the version that the watch showed when we wrote, and the one that we wrote.
     secret: Option<(Option<String>, Option<String>)>,
 }
+
+/// What happens a few times in [`WINDOW`] and no more.
+#[derive(Debug, Default)]
+struct Few<const MOST: usize>(VecDeque<Instant>);
 
 /// Whether the spoke has to be asked about a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +89,34 @@ impl State {
     }
 }
 
+// === impl Few ===
+
+impl<const MOST: usize> Few<MOST> {
+    /// Whether it may happen now, or how long it has to wait.
+    fn may(&mut self) -> Result<(), Duration> {
+        let now = Instant::now();
+        while self.0.front().is_some_and(|at| now.duration_since(*at) >= WINDOW) {
+            self.0.pop_front();
+        }
+        match self.0.front() {
+            Some(first) if self.0.len() >= MOST => {
+                Err(WINDOW.saturating_sub(now.duration_since(*first)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It happens.
+    fn count(&mut self) {
+        self.0.push_back(Instant::now());
+    }
+
+    /// Counts it, where it may happen now.
+    fn take(&mut self) -> Result<(), Duration> {
+        self.may().inspect(|()| self.count())
+    }
+}
+
 // === impl Memory ===
 
 impl Memory {
@@ -88,6 +124,16 @@ impl Memory {
     pub(super) fn note(&self, key: &Key, state: State, refreshed: Option<Timestamp>) {
         self.edit(key, |account| {
             account.state = state;
+            account.refreshed = refreshed;
+        });
+    }
+
+    /// Records that an account has to wait. One that fails is not better for it.
+    pub(super) fn waits(&self, key: &Key, refreshed: Option<Timestamp>) {
+        self.edit(key, |account| {
+            if account.failures == 0 {
+                account.state = State::Waiting;
+            }
             account.refreshed = refreshed;
         });
     }
@@ -127,27 +173,26 @@ impl Memory {
         }
     }
 
-    /// Whether an account may get another token now, or how long it has to wait for it: a spoke whose
-    /// tokens die at once must not keep the hub busy.
-    pub(super) fn may_mint(&self, key: &Key) -> Result<(), Duration> {
-        let now = Instant::now();
-        self.edit(key, |account| {
-            while account.minted.front().is_some_and(|at| now.duration_since(*at) >= MINT_WINDOW) {
-                account.minted.pop_front();
-            }
-            match account.minted.front() {
-                Some(first) if account.minted.len() >= MINTS => {
-                    Err(MINT_WINDOW.saturating_sub(now.duration_since(*first)))
-                }
-                _ => Ok(()),
-            }
-        })
+    /// Counts a request for a token, or says how long it has to wait: a spoke that gives none, or whose
+    /// tokens die at once, must not keep the hub busy.
+    pub(super) fn may_ask_token(&self, key: &Key) -> Result<(), Duration> {
+        self.edit(key, |account| account.asked.take())
     }
 
-    /// An account got `token`.
-    pub(super) fn minted(&self, key: &Key, token: &str) {
-        self.edit(key, |account| account.minted.push_back(Instant::now()));
-        self.reviewed(key, token);
+    /// Counts a look that the spoke wishes, or says how long it has to wait.
+    pub(super) fn hear(&self, key: &Key) -> Result<(), Duration> {
+        self.edit(key, |account| account.heard.take())
+    }
+
+    /// Whether the status of an account may be written, or how long that has to wait: it is made of
+    /// what the spoke says, which may be something else each time.
+    pub(super) fn may_report(&self, key: &Key) -> Result<(), Duration> {
+        self.edit(key, |account| account.reports.may())
+    }
+
+    /// The status of an account is written.
+    pub(super) fn reporting(&self, key: &Key) {
+        self.edit(key, |account| account.reports.count());
     }
 
     /// Whether the spoke has to be asked about `token`. One that was there before us waits for its
@@ -247,9 +292,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Enough to come from the first to the longest.
 const DOUBLINGS: u32 = 9;
-/// Tokens of one account in [`MINT_WINDOW`].
-const MINTS: usize = 3;
-const MINT_WINDOW: Duration = Duration::from_secs(60);
+/// Long enough for a few of anything to be seldom, short enough to wait for.
+const WINDOW: Duration = Duration::from_secs(60);
 /// Upstream asks at every look. What a review shows and the rest does not (a lost signing key) is
 /// rare, and clients of a dead token hear of it at once.
 const REVIEW: Duration = Duration::from_secs(30 * 60);
@@ -283,19 +327,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_few_tokens_at_once_and_no_more() {
-        let memory = Memory::default();
-        for _ in 0..MINTS {
-            assert_eq!(memory.may_mint(&key()), Ok(()));
-            memory.minted(&key(), "token");
+    async fn a_few_in_a_minute_and_no_more() {
+        let mut few = Few::<3>::default();
+        for _ in 0..3 {
+            assert_eq!(few.take(), Ok(()));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        let wait = memory.may_mint(&key()).unwrap_err();
-        assert!(wait < MINT_WINDOW);
+        let wait = few.take().unwrap_err();
+        assert!(wait < WINDOW);
         tokio::time::advance(wait).await;
-        assert_eq!(memory.may_mint(&key()), Ok(()));
-        memory.minted(&key(), "token");
-        assert!(memory.may_mint(&key()).is_err());
+        assert_eq!(few.may(), Ok(()));
+        assert_eq!(few.take(), Ok(()));
+        assert!(few.take().is_err());
+    }
+
+    #[test]
+    fn who_fails_does_not_merely_wait() {
+        let memory = Memory::default();
+        memory.waits(&key(), None);
+        assert_eq!(memory.states(), [(State::Waiting, None)]);
+        memory.note(&key(), State::Refused, None);
+        memory.failed(&key(), Vec::new());
+        memory.waits(&key(), None);
+        assert_eq!(memory.states(), [(State::Refused, None)]);
+        memory.succeeded(&key());
+        memory.waits(&key(), None);
+        assert_eq!(memory.states(), [(State::Waiting, None)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,8 @@
 //! | what is published, and what is ours | [`api`] |
 //! | what should be (pure) | `desired`, `status`, `token`, `duration` |
 //! | one look at one account | `controller`, with `secrets` and `spoke` |
-//! | who is there, what is left over | `presence`, `visit`, `secrets` |
+//! | who is there, what is left over | `presence`, `visit`, `heard`, `sweep`, `secrets` |
+//! | whose it is on a spoke | `identity` |
 //! | where others serve | `addons` |
 //! | copies beside ClusterProfiles | `sync`, with `copies` (pure) |
 //! | when to try again | `memory` |
@@ -25,6 +26,8 @@ mod controller;
 mod copies;
 mod desired;
 mod duration;
+mod heard;
+mod identity;
 mod memory;
 mod metrics;
 mod presence;
@@ -32,6 +35,7 @@ mod secrets;
 mod served;
 mod spoke;
 mod status;
+mod sweep;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -128,6 +132,10 @@ impl Accounts {
         let (accounts, writer) = reflector::store();
         let (secrets, secrets_writer) = reflector::store();
         let context = Context::new(self.config.clone(), self.metrics.clone(), accounts, secrets);
+        // Before the first ServiceAccount: it carries the mark from the start.
+        if let Err(error) = identity::learn(&context).await {
+            tracing::warn!(error, "ServiceAccounts on spokes stay after their accounts for now");
+        }
         let queue = queue(context.clone(), writer);
         let looks = applier(
             |account, context| Box::pin(controller::reconcile(account, context)),
@@ -146,6 +154,7 @@ impl Accounts {
             () = presence::follow(context.clone()) => {}
             () = sync::follow(context.clone()) => {}
             () = follow_authority(&context) => {}
+            () = identity::follow(context.clone()) => {}
             () = until_gone(&context) => {}
         }
     }

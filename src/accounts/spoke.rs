@@ -9,14 +9,18 @@ use k8s_openapi::api::authentication::v1::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, PostParams, Preconditions};
+use kube::api::{
+    DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, ResourceExt as _};
+use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::api::MANAGED;
+use super::api::{HUB, MANAGED};
 use super::ask::{Slots, explain, is_code, without_message};
 use super::desired::is_labelled;
+use super::secrets::FIELD_MANAGER;
 use super::status::{ACCOUNT_NOT_MANAGED, INVALID, Problem};
 use super::token::{Claims, Wanted, subject};
 use crate::pki::ca;
@@ -45,14 +49,19 @@ pub(super) struct Granted {
 // === impl Spoke ===
 
 impl Spoke {
-    /// The uid of the ServiceAccount `name`, made if it is not there.
+    /// The uid of the ServiceAccount `name`, made if it is not there, with the mark of `hub`.
     ///
     /// # Errors
     /// When there is one that is not labelled as managed: its tokens are not ours to hand out.
-    pub(super) async fn ensure_account(&self, name: &str) -> Result<String, Problem> {
+    pub(super) async fn ensure_account(
+        &self,
+        name: &str,
+        hub: Option<&String>,
+    ) -> Result<String, Problem> {
         let known = self.accounts.get(&ObjectRef::new(name).within(&self.namespace));
         let known = known.filter(|account| account.metadata.deletion_timestamp.is_none());
-        if let Some(uid) = known.and_then(|account| account.uid()) {
+        if let Some((account, uid)) = known.and_then(|known| known.uid().map(|uid| (known, uid))) {
+            self.adopt(name, &account.metadata, hub).await;
             return Ok(uid);
         }
         let wanted = ServiceAccount {
@@ -60,6 +69,7 @@ impl Spoke {
                 name: Some(name.to_owned()),
                 namespace: Some(self.namespace.clone()),
                 labels: Some(BTreeMap::from([(MANAGED.to_owned(), "true".to_owned())])),
+                annotations: hub.map(|hub| BTreeMap::from([(HUB.to_owned(), hub.clone())])),
                 ..ObjectMeta::default()
             },
             ..ServiceAccount::default()
@@ -86,7 +96,25 @@ impl Spoke {
                 ),
             });
         }
+        self.adopt(name, &account.metadata, hub).await;
         account.uid().ok_or_else(|| Problem::report("the spoke's ServiceAccount has no uid"))
+    }
+
+    /// Marks a ServiceAccount that nobody marked, as hubs did not always and people do not. Without
+    /// the right to it tokens are given out all the same.
+    async fn adopt(&self, name: &str, known: &ObjectMeta, hub: Option<&String>) {
+        let Some(hub) = hub.filter(|_| mark(known).is_none()) else { return };
+        let params =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        // Only if it still is the one that was seen.
+        let patch =
+            Patch::Merge(json!({"metadata": {"uid": known.uid, "annotations": {HUB: hub}}}));
+        let api = self.api::<ServiceAccount>();
+        let marked = api.patch_metadata(name, &params, &patch);
+        if let Err(error) = self.slots.ask(marked).await {
+            let error = explain("cannot annotate it", &error);
+            tracing::warn!(name, error, "a ServiceAccount on a spoke stays after its account");
+        }
     }
 
     /// A new token of the ServiceAccount `name`, which has `uid`.
@@ -170,6 +198,33 @@ impl Spoke {
     }
 }
 
+/// The hub that something on a spoke is marked with.
+pub(super) fn mark(metadata: &ObjectMeta) -> Option<&String> {
+    metadata.annotations.as_ref()?.get(HUB)
+}
+
+/// Reduces what is remembered of a ServiceAccount to what is asked of it, and that to its longest form.
+pub(super) fn keep_little(account: &mut Account, namespace: &str) {
+    let short = |text: Option<String>| text.filter(|text| text.len() <= MAX_TEXT);
+    let kept = |from: Option<BTreeMap<String, String>>, key: &str| {
+        let value = short(from.and_then(|mut from| from.remove(key)))?;
+        Some(BTreeMap::from([(key.to_owned(), value)]))
+    };
+    let all = std::mem::take(&mut account.metadata);
+    account.types = None;
+    account.metadata = ObjectMeta {
+        name: short(all.name),
+        // The one that was asked for, whatever the spoke says.
+        namespace: Some(namespace.to_owned()),
+        uid: short(all.uid),
+        resource_version: short(all.resource_version),
+        deletion_timestamp: all.deletion_timestamp,
+        labels: kept(all.labels, MANAGED),
+        annotations: kept(all.annotations, HUB),
+        ..ObjectMeta::default()
+    };
+}
+
 /// The CA bundle of a spoke's API server, as every namespace of it has it.
 pub(super) async fn read_ca(
     client: &kube::Client,
@@ -194,6 +249,9 @@ fn failed(what: &str, error: &kube::Error) -> Problem {
 const CA_MAP: &str = "kube-root-ca.crt";
 /// A bundle of dozens of authorities; a Secret holds 1 MiB in all.
 const MAX_CA: usize = 256 << 10;
+
+/// Bytes of a name, as long as Kubernetes has them; uids and versions are shorter.
+const MAX_TEXT: usize = 253;
 
 /// Requests to one spoke at once.
 pub(super) const PER_SPOKE: usize = 4;

@@ -1,5 +1,6 @@
 //! What is done at one spoke while it is connected: its labelled ServiceAccounts are watched, those
-//! that nobody wants any more deleted, and its CA is read again now and then.
+//! that nobody wants any more deleted, and its CA is read again now and then. A spoke is not trusted:
+//! what is remembered of it is bounded, and so is what follows from what it says.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::MANAGED;
-use super::ask::{Slots, explain, explain_watch};
+use super::ask::{Slots, explain_watch};
 use super::context::Context;
-use super::spoke::{Account, CA_AGAIN, PER_SPOKE, Spoke, read_ca};
+use super::heard::Heard;
+use super::spoke::{Account, CA_AGAIN, PER_SPOKE, Spoke, keep_little, read_ca};
 use super::status::Problem;
+use super::sweep::Sweep;
 use crate::name::ClusterName;
 
 /// Visits a spoke until it is told to end.
@@ -54,20 +57,16 @@ async fn visit(context: &Context, cluster: &ClusterName, gone: &Notify) -> Probl
     };
     let (accounts, writer) = reflector::store::<Account>();
     let api = Api::<Account>::namespaced(client.clone(), namespace);
-    let watched =
-        watcher(api, Config::default().labels(&format!("{MANAGED}=true"))).modify(|account| {
-            account.managed_fields_mut().clear();
-            account.annotations_mut().clear();
-        });
+    let config = Config::default().labels(&format!("{MANAGED}=true"));
+    let watched = watcher(api, config).modify(|account| keep_little(account, namespace));
     let mut events = pin!(watched.default_backoff().reflect(writer));
     let ca = ArcSwap::from_pointee(ca);
     let spoke = Arc::new(Spoke { client, namespace: namespace.clone(), accounts, ca, slots });
 
     let mut is_known = false;
     let mut listed = 0;
-    // When to look for what nobody wants any more.
-    let mut sweep_at = None;
-    let mut failures = 0_u32;
+    let mut heard = Heard::default();
+    let mut to_sweep = Sweep::default();
     let mut ca_at = ca_again();
     loop {
         tokio::select! {
@@ -81,9 +80,7 @@ async fn visit(context: &Context, cluster: &ClusterName, gone: &Notify) -> Probl
                 Some(Ok(Event::InitApply(_))) => {
                     listed += 1;
                     if listed > MOST_ACCOUNTS {
-                        return Problem::report(format!(
-                            "the spoke has more than {MOST_ACCOUNTS} managed ServiceAccounts"
-                        ));
+                        return too_many();
                     }
                 }
                 Some(Ok(Event::InitDone)) => {
@@ -91,34 +88,23 @@ async fn visit(context: &Context, cluster: &ClusterName, gone: &Notify) -> Probl
                         context.presence.ready(cluster, spoke.clone());
                         is_known = true;
                     }
-                    context.trigger_clusters(|namespace| namespace == cluster.as_str());
-                    sweep_at = Some(Instant::now());
-                }
-                Some(Ok(Event::Apply(account) | Event::Delete(account))) => {
-                    let name = account.name_any();
-                    if context.has_account(cluster.as_str(), &name) {
-                        context.trigger(cluster.as_str(), &name);
-                    } else {
-                        sweep_at.get_or_insert_with(Instant::now);
+                    for account in context.accounts_of(cluster) {
+                        heard.of(context, cluster, &account);
                     }
+                    to_sweep.soon();
                 }
+                Some(Ok(Event::Apply(account))) => {
+                    if spoke.accounts.len() > MOST_ACCOUNTS {
+                        return too_many();
+                    }
+                    heard.of(context, cluster, &account.name_any());
+                    to_sweep.soon();
+                }
+                Some(Ok(Event::Delete(account))) => heard.of(context, cluster, &account.name_any()),
             },
-            () = gone.notified(), if is_known => {
-                sweep_at.get_or_insert_with(Instant::now);
-            }
-            () = sleep_until(sweep_at.unwrap_or(ca_at)), if sweep_at.is_some() => {
-                sweep_at = match sweep(context, cluster, &spoke).await {
-                    Ok(()) => {
-                        failures = 0;
-                        None
-                    }
-                    Err(error) => {
-                        tracing::warn!(%cluster, error = %explain("no cleaning", &error), "a ServiceAccount that nobody wants stays for now");
-                        failures += 1;
-                        Some(Instant::now() + RETRY.saturating_mul(1 << failures.min(6)).min(RETRY_MOST))
-                    }
-                };
-            }
+            () = heard.due() => heard.catch_up(context, cluster),
+            () = gone.notified(), if is_known => to_sweep.soon(),
+            () = to_sweep.due() => to_sweep.run(context, cluster, &spoke).await,
             () = sleep_until(ca_at) => {
                 ca_at = ca_again();
                 match read_ca(&spoke.client, namespace, &spoke.slots).await {
@@ -134,23 +120,8 @@ async fn visit(context: &Context, cluster: &ClusterName, gone: &Notify) -> Probl
     }
 }
 
-/// Deletes labelled ServiceAccounts without an account on the hub.
-async fn sweep(context: &Context, cluster: &ClusterName, spoke: &Spoke) -> Result<(), kube::Error> {
-    // Before they are known none of them is there.
-    if context.accounts.wait_until_ready().await.is_err() {
-        return Ok(());
-    }
-    for account in spoke.accounts.state() {
-        let name = account.name_any();
-        let is_wanted = context.has_account(cluster.as_str(), &name)
-            || account.metadata.deletion_timestamp.is_some();
-        if is_wanted || !context.is_certainly_gone(cluster.as_str(), &name).await? {
-            continue;
-        }
-        spoke.delete_account(&account).await?;
-        tracing::info!(%cluster, name, "deleted the ServiceAccount of an account that is gone");
-    }
-    Ok(())
+fn too_many() -> Problem {
+    Problem::report(format!("the spoke has more than {MOST_ACCOUNTS} managed ServiceAccounts"))
 }
 
 fn ca_again() -> Instant {
@@ -162,5 +133,5 @@ const WATCH: &str = "cannot watch the spoke's ServiceAccounts";
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
-/// What a spoke may have the hub remember; each takes about 1 KiB.
+/// What a spoke may have the hub remember; each takes 2 KiB at most.
 const MOST_ACCOUNTS: usize = 10_000;

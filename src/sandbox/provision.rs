@@ -42,7 +42,7 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
     apply::<ClusterRoleBinding>(&Api::all(client.clone()), AGENT, binding).await?;
 
     let accounts = json!({"rules": [
-        rule("", &["serviceaccounts"], &["get", "list", "watch", "create", "delete"]),
+        rule("", &["serviceaccounts"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("", &["serviceaccounts/token"], &["create"]),
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kube-root-ca.crt"],
             "verbs": ["get"]},

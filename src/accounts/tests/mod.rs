@@ -2,6 +2,7 @@
 
 mod copies;
 mod flow;
+mod hostile;
 mod refusals;
 mod scale;
 mod world;

@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -83,6 +83,13 @@ impl Server {
     pub(super) fn count(&self, method: &Method, part: &str) -> usize {
         let asked = self.asked.lock().unwrap();
         asked.iter().filter(|(asked, path)| asked == method && path.contains(part)).count()
+    }
+
+    /// Requests whose path contains `part`, without watches.
+    pub(super) fn asked_about(&self, part: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        let paths = asked.iter().map(|(_, path)| path);
+        paths.filter(|path| path.contains(part) && !path.contains("watch=true")).count()
     }
 
     /// Requests that change something.
@@ -325,6 +332,12 @@ impl World {
             self.token(cluster, name).await
         })
         .await
+    }
+
+    /// The uid of the hub's `kube-system`.
+    pub(super) async fn hub_uid(&self) -> String {
+        let namespaces = Api::<Namespace>::all(self.hub.api.client());
+        namespaces.get("kube-system").await.unwrap().uid().unwrap()
     }
 
     /// TokenRequests at a spoke.
