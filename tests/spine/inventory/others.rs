@@ -9,10 +9,11 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use cluster_proxy::inventory::api;
+use cluster_proxy::inventory::desired::PATH_CONDITION;
 use cluster_proxy::pki::ca::Authority;
 
 use super::providers;
-use super::world::{DAY, MANAGER, NAMESPACE, World, definitions, presented, skip};
+use super::world::{DAY, MANAGER, NAMESPACE, World, definitions, own, presented, skip};
 use crate::support::{PATIENCE, eventually};
 
 /// A thousand updates by four others, each as careful as OCM's own controllers, while we publish one
@@ -188,6 +189,32 @@ async fn an_entry_of_ours_has_nothing_of_others_in_it() {
         assert_eq!(providers(&after), world.entries("c1"), "{}", definition.name);
         assert_eq!(world.metric("inventory_profiles", "contested"), 0.0);
     }
+}
+
+/// Lists of conditions without keys, beside entries with keys: an apply would take the whole list.
+#[tokio::test]
+async fn our_condition_takes_no_other_away() {
+    let mut world = World::new().await;
+    world.path_condition = true;
+    let mut definition = own("v1alpha1", true);
+    let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let conditions = &mut schema["properties"]["status"]["properties"]["conditions"];
+    let lists = conditions.as_object_mut().unwrap();
+    lists.retain(|key, _| !key.starts_with("x-kubernetes-list"));
+    world.define(&definition.to_string()).await;
+    world.profile("p", "c1").await;
+    let joined = json!({"type": "Joined", "status": "True", "reason": "R", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    world.patch_status("p", "others", json!({"conditions": [joined]})).await;
+    world.publish();
+    let after = world
+        .wait("our condition is there", "p", |profile| {
+            let mut conditions = api::status_list(profile, api::CONDITIONS).iter();
+            conditions.any(|one| one["type"] == PATH_CONDITION)
+        })
+        .await;
+    assert_eq!(api::status_list(&after, api::CONDITIONS)[0], joined);
+    world.wait_published("p", "c1").await;
 }
 
 /// Of each list: with the versions, a thousand.
