@@ -33,12 +33,8 @@ impl Fleet {
         Self::build(test, false, Apis::Embedded).await
     }
 
-    /// The same with an API server for the hub's own cluster, where the hub publishes itself.
-    pub(crate) async fn with_hub_api(test: &str) -> Option<Self> {
-        Self::on(test, Apis::Embedded).await
-    }
-
-    /// The same on other API servers.
+    /// The same on API servers of a kind, with one for the hub's own cluster, where the hub publishes
+    /// itself.
     pub(crate) async fn on(test: &str, apis: Apis) -> Option<Self> {
         Self::build(test, true, apis).await
     }

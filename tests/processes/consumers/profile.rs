@@ -4,13 +4,26 @@ use serde_json::{Value, json};
 
 use super::program::Program;
 use super::world::{ACCOUNT, PROFILES, Plugin, World};
+use crate::apis::Apis;
 use crate::fleet::CLUSTERS;
 use crate::support::process::text;
 
 #[tokio::test]
 async fn a_profile_leads_the_published_library_to_its_cluster() {
     let test = "a_profile_leads_the_published_library_to_its_cluster";
-    let Some(mut world) = World::start(test).await else { return };
+    let Some(world) = World::start(test).await else { return };
+    leads_to_its_cluster(world).await;
+}
+
+#[tokio::test]
+async fn a_profile_leads_the_published_library_to_a_real_cluster() {
+    let test = "a_profile_leads_the_published_library_to_a_real_cluster";
+    let Some(apis) = Apis::real(test) else { return };
+    let Some(world) = World::on(test, apis).await else { return };
+    leads_to_its_cluster(world).await;
+}
+
+async fn leads_to_its_cluster(mut world: World) {
     for plugin in [Plugin::Upstream, Plugin::Ours] {
         for cluster in CLUSTERS {
             lists(&world, plugin, cluster).await;

@@ -1,5 +1,7 @@
 //! A fleet whose hub publishes itself, and an account `consumer` with all rights on both clusters.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -7,9 +9,10 @@ use serde_json::json;
 use cluster_proxy::inventory::api;
 use cluster_proxy::sandbox::definitions;
 
+use crate::apis::Apis;
 use crate::fleet::{CLUSTERS, Fleet};
+use crate::support::eventually;
 use crate::support::process::{Kubectl, run};
-use crate::support::{PATIENCE, eventually};
 
 use super::program::Program;
 
@@ -24,8 +27,13 @@ pub(crate) struct World {
 impl World {
     /// Says that `test` is skipped where the programs or kubectl are missing.
     pub(crate) async fn start(test: &str) -> Option<Self> {
+        Self::on(test, Apis::Embedded).await
+    }
+
+    /// The same on other API servers.
+    pub(crate) async fn on(test: &str, apis: Apis) -> Option<Self> {
         Program::find(test, "informer")?;
-        let fleet = Fleet::with_hub_api(test).await?;
+        let fleet = Fleet::on(test, apis).await?;
         let hub = fleet.admin("hub");
         for namespace in CLUSTERS.into_iter().chain([PROFILES]) {
             hub.run(&["create", "namespace", namespace]);
@@ -33,7 +41,8 @@ impl World {
         let kinds =
             [definitions::cluster_profiles("v1alpha1"), definitions::managed_service_accounts()];
         for kind in kinds {
-            hub.run_with(&["apply", "-f", "-"], &kind.to_string());
+            let made = hub.run_with(&["apply", "-f", "-", "-o", "name"], &kind.to_string());
+            hub.run(&["wait", "--for=condition=Established", "--timeout=30s", made.trim()]);
         }
         let world = Self { fleet, hub };
         for cluster in CLUSTERS {
@@ -120,7 +129,7 @@ impl World {
     async fn wait_profile(&self, cluster: &str, wanted: impl Fn(&str) -> bool) {
         let args = ["get", "clusterprofiles.multicluster.x-k8s.io", cluster, "--namespace"];
         let args = [&args[..], &[PROFILES, "-o", "jsonpath={.status.accessProviders}"]].concat();
-        eventually("the hub has published", PATIENCE, || {
+        eventually("the hub has published", DEFINED, || {
             let there = wanted(&self.hub.run(&args));
             async move { there.then_some(()) }
         })
@@ -164,7 +173,7 @@ impl World {
     async fn minted(&self, cluster: &str) {
         let secret = format!("{cluster}-{ACCOUNT}");
         let args = ["get", "secret", &secret, "--namespace", PROFILES];
-        eventually("the token is beside the profile", PATIENCE, || {
+        eventually("the token is beside the profile", DEFINED, || {
             let there = self.hub.output(&args).status.success();
             async move { there.then_some(()) }
         })
@@ -187,3 +196,6 @@ pub(crate) const ACCOUNT: &str = "consumer";
 pub(crate) const PROFILES: &str = "cluster-inventory";
 /// Where managed service accounts are on a spoke.
 const MANAGED: &str = "open-cluster-management-managed-serviceaccount";
+
+/// A hub that is up looks for definitions every 30 seconds.
+const DEFINED: Duration = Duration::from_secs(90);
