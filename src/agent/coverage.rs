@@ -40,6 +40,13 @@ impl Coverage {
         Self { presence, tunnels, said: Mutex::default() }
     }
 
+    /// `replica` took a new tunnel of ours, and says who lives. It may have sent us away before, when
+    /// our key was replaced.
+    pub(super) fn greeted(&self, replica: &str, living: Vec<String>) {
+        self.said().leaving.remove(replica);
+        self.heard(replica, living);
+    }
+
     /// `speaker`, to which there is a tunnel, says who lives.
     pub(super) fn heard(&self, speaker: &str, living: Vec<String>) {
         self.said().living.insert(speaker.to_owned(), living);
@@ -131,6 +138,15 @@ mod tests {
         coverage.heard("r2", ids(&["r2"]));
         assert_eq!(coverage.missing(), None);
         assert!(coverage.said().leaving.is_empty(), "nobody names it: forgotten");
+
+        // One that sent us away with the old key and takes the new one is to be reached again.
+        coverage.left("r2");
+        coverage.heard("r1", ids(&["r1", "r2", "r3"]));
+        coverage.greeted("r2", ids(&["r2", "r3"]));
+        coverage.left("r3");
+        assert_eq!(coverage.missing(), None);
+        coverage.greeted("r3", ids(&["r2", "r3"]));
+        assert_eq!(coverage.missing(), missing("r3", 2));
 
         // A speaker that is gone says nothing.
         coverage.heard("r2", ids(&["r2", "r4"]));

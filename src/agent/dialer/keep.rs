@@ -117,8 +117,6 @@ impl Dialer {
     }
 
     async fn next_event(&self, hub: &Hub, tunnel: &mut Tunnel) -> Event {
-        let mut renewed = self.renewed.clone();
-        renewed.mark_unchanged();
         let mut greeting = tunnel.link.greeting.subscribe();
         greeting.mark_changed();
         loop {
@@ -132,7 +130,7 @@ impl Dialer {
                         hub.coverage.heard(&said.replica, said.living);
                     }
                 }
-                Ok(()) = renewed.changed() => return Event::Renewed,
+                Ok(()) = tunnel.renewed.changed() => return Event::Renewed,
                 () = self.drain.stopping() => return Event::Stop,
             }
         }

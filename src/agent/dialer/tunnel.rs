@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,8 @@ pub(super) struct Tunnel {
     /// The hub process at the other end.
     pub(super) replica: String,
     pub(super) task: JoinHandle<TunnelEnd>,
+    /// Changes once our certificate is another than the one that this tunnel came with.
+    pub(super) renewed: watch::Receiver<u64>,
     place: Arc<Place>,
     goodbye: CancellationToken,
 }
@@ -54,12 +57,15 @@ impl Dialer {
     ) -> Result<Tunnel, Failure> {
         self.valid_certificate().await;
         let tcp = dial::connect(target).await?;
+        // Before the certificate is taken: one that is renewed from here on is news to this tunnel.
+        let mut renewed = self.renewed.clone();
+        renewed.mark_unchanged();
         let handshake = self.credentials.connect(&target.host, tcp);
         let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
             .await
             .map_err(io::Error::from)??;
         let instead_of = instead_of.map(|old| old.replica.clone());
-        let mut tunnel = self.serve(stream, Limit { tunnels: self.tunnels, instead_of });
+        let mut tunnel = self.serve(stream, renewed, Limit { tunnels: self.tunnels, instead_of });
         let mut greeting = tunnel.link.greeting.subscribe();
         let said = tokio::select! {
             biased;
@@ -71,7 +77,7 @@ impl Dialer {
             tunnel.leave();
             return Err(Failure::Silent);
         };
-        hub.coverage.heard(&replica, living);
+        hub.coverage.greeted(&replica, living);
         if !welcome {
             tunnel.leave();
             return Err(Failure::Surplus(replica));
@@ -80,7 +86,7 @@ impl Dialer {
         Ok(tunnel)
     }
 
-    fn serve<IO>(&self, io: IO, limit: Limit) -> Tunnel
+    fn serve<IO>(&self, io: IO, renewed: watch::Receiver<u64>, limit: Limit) -> Tunnel
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -98,7 +104,7 @@ impl Dialer {
             counted.give_back();
             end
         });
-        Tunnel { link, replica: String::new(), place, goodbye, task }
+        Tunnel { link, replica: String::new(), renewed, place, goodbye, task }
     }
 
     /// Leaves a tunnel whose successor was greeted, a little later: the hub still looks at the
