@@ -17,6 +17,7 @@ use crate::name::ClusterName;
 /// The requests of every cluster, and of those who were not let in yet. Clones share the counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
+    /// The last of them, one in [`RESERVE`], are for short requests alone.
     in_all: usize,
     short: Most,
     long: Most,
@@ -126,7 +127,8 @@ impl Admission {
             None => clusters.entry(cluster.clone()).or_default(),
         };
         let mine = entry.callers.get(&identity.user).copied().unwrap_or_default();
-        let limit = if *in_all >= self.in_all {
+        let in_all_most = if long { self.in_all - self.in_all / RESERVE } else { self.in_all };
+        let limit = if *in_all >= in_all_most {
             Limit::Requests
         } else if mine.of(long) >= most.per_caller {
             if long { Limit::LongRequestsPerCaller } else { Limit::RequestsPerCaller }
@@ -152,7 +154,7 @@ impl Admission {
             clusters.remove(cluster);
         }
         let (whose, most) = match limit {
-            Limit::Requests => ("all callers have", self.in_all),
+            Limit::Requests => ("all callers have", in_all_most),
             Limit::RequestsPerCaller | Limit::LongRequestsPerCaller => {
                 ("this caller has", most.per_caller)
             }
@@ -184,6 +186,9 @@ impl Drop for Admitted {
         }
     }
 }
+
+/// One place in so many of the whole hub is for requests that end by themselves.
+const RESERVE: usize = 10;
 
 fn lock(flight: &Mutex<Flight>) -> MutexGuard<'_, Flight> {
     // Nothing panics between two changes that belong together.
@@ -310,6 +315,18 @@ mod tests {
         let refused = admission.admit(&c1, &caller("c"), true).unwrap_err();
         assert_eq!(refused.limit, Limit::LongRequestsPerCluster);
         drop((watches, get));
+    }
+
+    #[test]
+    fn the_last_tenth_of_the_hub_is_for_requests_that_end() {
+        let admission = Admission::new(&Limits { requests: 10, ..Limits::default() });
+        let (c1, a) = (cluster("c1"), caller("a"));
+        let _watches: Vec<_> = (0..9).map(|_| admission.admit(&c1, &a, true).unwrap()).collect();
+        let refused = admission.admit(&c1, &a, true).unwrap_err();
+        assert_eq!(refused.limit, Limit::Requests);
+        assert!(refused.to_string().starts_with("all callers have 9 requests"), "{refused}");
+        let _get = admission.admit(&c1, &a, false).unwrap();
+        assert_eq!(admission.admit(&c1, &a, false).unwrap_err().limit, Limit::Requests);
     }
 
     proptest! {
