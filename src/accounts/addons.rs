@@ -87,12 +87,13 @@ async fn find(hub: &Client) -> Result<Option<ApiResource>, kube::Error> {
     served::find(hub, GROUP, KIND).await
 }
 
-/// Follows them until there is no such kind any more.
+/// Follows them until there is no such kind in this version any more.
 async fn watch(context: &Context, resource: ApiResource) {
     let api =
         Api::<PartialObjectMeta<DynamicObject>>::all_with(context.config.hub.clone(), &resource);
     let config = Config::default().fields(&format!("metadata.name={NAME}"));
-    let writer = reflector::store::Writer::<PartialObjectMeta<DynamicObject>>::new(resource);
+    let writer =
+        reflector::store::Writer::<PartialObjectMeta<DynamicObject>>::new(resource.clone());
     let addons = writer.as_reader();
     let mut events = pin!(watcher(api, config).default_backoff().reflect(writer));
     while let Some(event) = events.next().await {
@@ -109,8 +110,7 @@ async fn watch(context: &Context, resource: ApiResource) {
                     error = %explain_watch("no watch of managedclusteraddons", &error),
                     "cannot see whether others serve managed service accounts"
                 );
-                // The kind itself may be gone.
-                if matches!(find(&context.config.hub).await, Ok(None)) {
+                if served::is_gone(&context.config.hub, &resource).await {
                     return;
                 }
             }
@@ -121,6 +121,9 @@ async fn watch(context: &Context, resource: ApiResource) {
 fn set(context: &Context, now: BTreeSet<String>) {
     let was_known = context.addons.served.borrow().is_some();
     let changed = context.addons.set(now);
+    if was_known && changed.is_empty() {
+        return;
+    }
     context.trigger_clusters(|namespace| !was_known || changed.contains(namespace));
     context.copies_stale.notify_one();
 }

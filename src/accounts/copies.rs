@@ -88,12 +88,14 @@ impl Source {
     }
 }
 
-/// Plans from everything there is. Nothing of clusters that others serve is touched.
+/// Plans from everything there is. Nothing of clusters that others serve is touched; where a cluster
+/// is not enrolled any more, nothing is written, as with the Secrets that are copied.
 pub(super) fn plan(
     sources: &[Source],
     profiles: &[Profile],
     copies: &[Arc<Secret>],
     is_others: impl Fn(&str) -> bool,
+    is_enrolled: impl Fn(&str) -> bool,
 ) -> Plan {
     let existing: BTreeMap<(String, String), &Arc<Secret>> =
         copies.iter().map(|copy| (place(copy), copy)).collect();
@@ -116,7 +118,7 @@ pub(super) fn plan(
             let why = format!("the Secret {namespace}/{name} is the copy of {}", first.path());
             plan.refused.insert(other.key(), why);
         }
-        if is_others(&first.cluster) {
+        if is_others(&first.cluster) || !is_enrolled(&first.cluster) {
             continue;
         }
         if place.1.len() > MAX_NAME {

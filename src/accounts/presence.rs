@@ -150,6 +150,7 @@ fn announce(context: &Context, enrolled: BTreeSet<ClusterName>) {
     let changed: BTreeSet<&str> =
         before.symmetric_difference(&now).map(ClusterName::as_str).collect();
     if !changed.is_empty() {
+        context.copies_stale.notify_one();
         context.trigger_clusters(|namespace| changed.contains(namespace));
     }
 }

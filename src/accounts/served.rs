@@ -24,6 +24,12 @@ pub(super) async fn find(
     Ok(found.recommended_kind(kind).map(|(resource, _)| resource))
 }
 
+/// Whether a kind is certainly not served as `known` any more: it is gone, or has another version.
+pub(super) async fn is_gone(hub: &Client, known: &ApiResource) -> bool {
+    let found = find(hub, &known.group, &known.kind).await;
+    found.is_ok_and(|found| found.as_ref() != Some(known))
+}
+
 /// A definition that was made later is found within this.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A few small documents.

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, DynamicObject, PartialObjectMeta, PostParams, Preconditions};
@@ -20,6 +21,7 @@ use super::ask::{explain, explain_watch, is_code};
 use super::context::{Context, namespace_of};
 use super::copies::{Plan, Profile, Source, plan};
 use super::served;
+use crate::name::ClusterName;
 
 type Profiles = Store<PartialObjectMeta<DynamicObject>>;
 
@@ -38,7 +40,7 @@ pub(super) async fn follow(context: Arc<Context>) {
     }
 }
 
-/// Works until there is no such kind any more.
+/// Works until there is no such kind in this version any more.
 async fn work(context: &Context, resource: ApiResource) {
     let api_version = resource.api_version.clone();
     let hub = &context.config.hub;
@@ -62,7 +64,7 @@ async fn work(context: &Context, resource: ApiResource) {
                 Err(error) => {
                     let error = explain_watch("no watch of ClusterProfiles", &error);
                     tracing::warn!(error, "copies for ClusterProfiles wait");
-                    if matches!(served::find(hub, GROUP, KIND).await, Ok(None)) {
+                    if served::is_gone(hub, &resource).await {
                         return;
                     }
                 }
@@ -90,6 +92,7 @@ async fn rounds(context: &Context, profiles: &Profiles, copies: &Store<Secret>, 
     if known.is_err() {
         return;
     }
+    let mut pauses = retries().build();
     let mut retry = None;
     loop {
         let changed = context.copies_stale.notified();
@@ -106,10 +109,23 @@ async fn rounds(context: &Context, profiles: &Profiles, copies: &Store<Secret>, 
             .iter()
             .filter_map(|profile| profile_of(profile, api_version))
             .collect();
-        let plan =
-            plan(&sources, &profiles, &copies.state(), |cluster| context.addons.serve(cluster));
-        retry = (!carry_out(context, plan).await).then_some(RETRY);
+        let is_others = |cluster: &str| context.addons.serve(cluster);
+        let plan = plan(&sources, &profiles, &copies.state(), is_others, |cluster| {
+            let name = ClusterName::parse(cluster);
+            name.is_ok_and(|name| context.enrolled.borrow().contains(&name))
+        });
+        if carry_out(context, plan).await {
+            retry = None;
+            pauses = retries().build();
+        } else {
+            retry = Some(pauses.next().unwrap_or(RETRY_MOST));
+        }
     }
+}
+
+fn retries() -> ExponentialBuilder {
+    let builder = ExponentialBuilder::new().with_min_delay(RETRY).with_max_delay(RETRY_MOST);
+    builder.without_max_times()
 }
 
 fn sources(context: &Context) -> Vec<Source> {
@@ -239,3 +255,5 @@ const AT_ONCE: usize = 8;
 /// Short for people, long enough for a burst of changes.
 const TOGETHER: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(10);
+/// What is in the way is mostly somebody else's Secret, or a right that is missing.
+const RETRY_MOST: Duration = Duration::from_secs(300);

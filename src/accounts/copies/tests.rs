@@ -6,6 +6,16 @@ use proptest::prelude::*;
 use super::super::testing::{account, at};
 use super::*;
 
+/// Where all clusters are enrolled.
+fn plan(
+    sources: &[Source],
+    profiles: &[Profile],
+    copies: &[Arc<Secret>],
+    is_others: impl Fn(&str) -> bool,
+) -> Plan {
+    super::plan(sources, profiles, copies, is_others, |_| true)
+}
+
 /// An account that asks for copies, made at `created`.
 fn source(cluster: &str, name: &str, created: i64) -> Source {
     let mut account = account(cluster, name);

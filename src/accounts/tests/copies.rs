@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http::Method;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::super::api::{COPIED, ManagedServiceAccount, NAMESPACES as ONLY, SYNC, SYNCED_FROM};
 use super::world::{NAMESPACES, World, eventually, keys, namespace};
+use crate::name::ClusterName;
 use crate::sandbox::definitions;
 
 const GROUP: &str = "/apis/multicluster.x-k8s.io/v1alpha1/namespaces";
@@ -158,4 +160,48 @@ async fn ten_idle_minutes_write_no_copies_and_then_a_change_does() {
     assert_eq!(world.hub.writes().len(), writes, "{:?}", world.hub.writes());
     profile(&world, "other", "c1", "c1").await;
     copied(&world, "other", "c1-app").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_cannot_be_made_is_tried_ever_less_often() {
+    let world = start(&["c1"]).await;
+    let theirs = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "c1-app"}});
+    world.hub.create::<Secret>("team", theirs).await;
+    profile(&world, "team", "production", "c1").await;
+    synced(&world, "c1", "app").await;
+    sleep(Duration::from_secs(3600)).await;
+    let tries = world.hub.count(&Method::POST, "/team/secrets");
+    assert!((5..=25).contains(&tries), "{tries}");
+    world.hub.delete::<Secret>("team", "c1-app").await;
+    sleep(Duration::from_secs(300)).await;
+    copied(&world, "team", "c1-app").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_not_enrolled_any_more_gets_no_copies() {
+    let world = start(&["c1", "c2"]).await;
+    profile(&world, "team", "one", "c1").await;
+    profile(&world, "team", "two", "c2").await;
+    for cluster in ["c1", "c2"] {
+        synced(&world, cluster, "app").await;
+        copied(&world, "team", &format!("{cluster}-app")).await;
+    }
+    world.fleet.send_modify(|fleet| {
+        fleet.clusters.remove(&ClusterName::parse("c1").unwrap());
+    });
+    sleep(Duration::from_secs(1)).await;
+    for cluster in ["c1", "c2"] {
+        profile(&world, "other", cluster, cluster).await;
+    }
+    copied(&world, "other", "c2-app").await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.secret("other", "c1-app").await.is_none());
+    assert!(world.secret("team", "c1-app").await.is_some(), "it stays, as the Secret does");
+    world.connect("c1");
+    copied(&world, "other", "c1-app").await;
+    world.fleet.send_modify(|fleet| {
+        fleet.clusters.remove(&ClusterName::parse("c1").unwrap());
+    });
+    world.hub.delete::<ManagedServiceAccount>("c1", "app").await;
+    gone(&world, "team", "c1-app").await;
 }
