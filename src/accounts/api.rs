@@ -42,7 +42,8 @@ pub struct Rotation {
 #[serde(rename_all = "camelCase")]
 pub struct ManagedServiceAccountStatus {
     /// `SecretCreated`, `TokenReported`, and those of others.
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    // Written when empty too: what is left out of a merge patch stays.
+    #[serde(default, deserialize_with = "or_default")]
     pub conditions: Vec<Condition>,
     /// When the token ends, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,6 +152,12 @@ mod tests {
             let status = account.status.unwrap();
             assert_eq!(status.expiration_timestamp.as_deref(), Some("never"));
         }
+    }
+
+    #[test]
+    fn the_last_condition_can_be_taken_away() {
+        let none = serde_json::to_value(ManagedServiceAccountStatus::default()).unwrap();
+        assert_eq!(none, json!({"conditions": []}));
     }
 
     #[test]

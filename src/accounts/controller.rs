@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::api::ManagedServiceAccount;
-use super::ask::{explain, is_code};
+use super::ask::{explain, is_code, is_gone};
 use super::context::{Context, namespace_of};
 use super::desired::{self, Authorities, Decision, Why};
 use super::memory::{Key, Review, State};
@@ -35,7 +35,13 @@ pub(super) async fn reconcile(
     account: Arc<ManagedServiceAccount>,
     context: Arc<Context>,
 ) -> Result<Action, Infallible> {
-    Ok(look(&account, &context).await.map_or_else(Action::await_change, Action::requeue))
+    let again = look(&account, &context).await;
+    let (namespace, name) = (namespace_of(&account), account.name_any());
+    if !context.has_account(namespace, &name) {
+        // It went while we looked.
+        context.memory.forget(&(namespace.to_owned(), name));
+    }
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
 /// Returns how long to wait for the next look.
@@ -54,25 +60,35 @@ async fn look(account: &ManagedServiceAccount, context: &Context) -> Option<Dura
     };
     // Without the Secrets all of them would look missing.
     context.secrets.wait_until_ready().await.ok()?;
-    if let Err(pause) = context.memory.may_report(&key) {
-        return Some(pause);
-    }
-    let version = account.resource_version().unwrap_or_default();
-    if let Some(pause) = context.memory.pause(&key, &version) {
-        return Some(pause);
-    }
     let ends = desired::end(account);
     if ends.is_some_and(|end| end <= context.now()) {
         return delete(account, context, &key).await;
     }
-    let done = match ensure(account, context, &key, &cluster).await {
+    let until_end = ends.map(|end| until(end, context.now()));
+    let again = visit(account, context, &key, &cluster).await;
+    [again, until_end].into_iter().flatten().min()
+}
+
+/// Looks at one account whose time has not come. Returns how long to wait for the next look.
+async fn visit(
+    account: &ManagedServiceAccount,
+    context: &Context,
+    key: &Key,
+    cluster: &ClusterName,
+) -> Option<Duration> {
+    if let Err(pause) = context.memory.may_report(key) {
+        return Some(pause);
+    }
+    let version = account.resource_version().unwrap_or_default();
+    if let Some(pause) = context.memory.pause(key, &version) {
+        return Some(pause);
+    }
+    let done = match ensure(account, context, key, cluster).await {
         Ok(done) => done,
         Err(problem) => Done { outcome: Outcome::Failed(problem), again: None },
     };
-    let written = report(account, context, &key, &done.outcome).await;
-    let again = settle(context, &key, version, &done, written);
-    let until_end = ends.map(|end| until(end, context.now()));
-    [again, until_end].into_iter().flatten().min()
+    let written = report(account, context, key, &done.outcome).await;
+    settle(context, key, version, &done, written)
 }
 
 /// Counts and logs what came of it. Returns how long to wait for the next look.
@@ -131,7 +147,11 @@ async fn ensure(
     let uid = spoke.ensure_account(&key.1, context.hub_uid.get()).await?;
     let subject = spoke.subject(&key.1);
     let now = context.now();
-    let decision = desired::refresh(account, secret, &wanted, &subject, Some(&uid), now);
+    // What was granted and could not be reported is as good as if it had been.
+    let token = secret.and_then(desired::token);
+    let granted = token.and_then(|token| context.memory.granted(key, token));
+    let known = granted.or_else(|| desired::reported(account));
+    let decision = desired::refresh(account, known, secret, &wanted, &subject, Some(&uid), now);
     let due = match decision {
         Decision::Mint(why) => {
             return mint(account, context, key, &spoke, &uid, &wanted, why).await;
@@ -139,7 +159,9 @@ async fn ensure(
         Decision::Keep(due) => until(due, now),
     };
     // What is kept is there.
-    let Some(token) = secret.and_then(desired::token) else { return Ok(KEPT) };
+    let outcome = granted
+        .map_or(Outcome::Kept, |(refreshed, expires)| Outcome::Minted { refreshed, expires });
+    let Some(token) = token else { return Ok(Done { outcome, again: None }) };
     let review = match context.memory.review(key, token) {
         Review::In(left) => left,
         Review::Due if spoke.accepts(token, &wanted).await? => context.memory.reviewed(key, token),
@@ -151,7 +173,7 @@ async fn ensure(
     if !secret.is_some_and(|secret| desired::is_as(secret, &should_be)) {
         secrets::write(context, key, &should_be).await?;
     }
-    Ok(Done { outcome: Outcome::Kept, again: Some(due.min(review)) })
+    Ok(Done { outcome, again: Some(due.min(review)) })
 }
 
 /// The spoke cannot be asked: that is only worth a word where a token is needed and missing.
@@ -164,7 +186,8 @@ fn wait(
 ) -> Result<Done, Problem> {
     let now = context.now();
     let subject = subject(&context.config.namespace, &account.name_any());
-    let decision = desired::refresh(account, secret, wanted, &subject, None, now);
+    let known = desired::reported(account);
+    let decision = desired::refresh(account, known, secret, wanted, &subject, None, now);
     let has_token = match decision {
         Decision::Keep(_) | Decision::Mint(Why::Due) => desired::is_usable(secret, now),
         Decision::Mint(_) => false,
@@ -199,11 +222,12 @@ async fn mint(
     let granted = spoke.request_token(&key.1, uid, wanted).await;
     context.metrics.asked(granted.is_ok());
     let granted = granted?;
-    context.memory.reviewed(key, &granted.token);
     let secret = desired::secret(account, &granted.token, wanted, &authorities(context, spoke));
     secrets::write(context, key, &secret).await?;
     tracing::info!(cluster = key.0, account = key.1, ?why, expires = %granted.expires, "new token");
-    let outcome = Outcome::Minted { refreshed: context.now(), expires: granted.expires };
+    let (refreshed, expires) = (context.now(), granted.expires);
+    context.memory.minted(key, &granted.token, refreshed, expires);
+    let outcome = Outcome::Minted { refreshed, expires };
     // The status that is written brings the next look, which knows when the one after it is due.
     Ok(Done { outcome, again: Some(SETTLED) })
 }
@@ -227,7 +251,9 @@ async fn report(
     let failed = |error: &kube::Error| Problem::report(explain("cannot write the status", error));
     let mut current = account.clone();
     for _ in 0..STATUS_TRIES {
-        let wanted = status(&current, outcome, refused.as_deref(), context.now());
+        // Whatever it says by now: what was looked at is what is spoken of.
+        let seen = account.metadata.generation;
+        let wanted = status(&current, outcome, refused.as_deref(), seen, context.now());
         if current.status.clone().unwrap_or_default() == wanted {
             return Ok(current);
         }
@@ -236,7 +262,9 @@ async fn report(
             "metadata": {"resourceVersion": current.metadata.resource_version, "uid": current.metadata.uid},
             "status": wanted,
         });
-        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let manager = Some(secrets::FIELD_MANAGER.to_owned());
+        let params = PatchParams { field_manager: manager, ..PatchParams::default() };
+        let patch = Patch::Merge(&patch);
         let patched = api.patch_status(&key.1, &params, &patch);
         context.memory.reporting(key);
         match context.slots.ask(patched).await {
@@ -255,7 +283,7 @@ async fn report(
                     return Ok(current);
                 }
             }
-            Err(error) if is_code(&error, 404) => return Ok(current),
+            Err(error) if is_gone(&error, &key.1) => return Ok(current),
             Err(error) => return Err(failed(&error)),
         }
     }
@@ -286,8 +314,6 @@ async fn delete(account: &ManagedServiceAccount, context: &Context, key: &Key) -
 fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default()
 }
-
-const KEPT: Done = Done { outcome: Outcome::Kept, again: None };
 
 /// A new token needs another look, even where its status reads like the one before.
 const SETTLED: Duration = Duration::from_secs(5);

@@ -40,17 +40,19 @@ pub(super) enum Why {
     Refused,
 }
 
-/// Decides by what can be seen without asking the spoke. `subject` is what the token should be of,
+/// Decides by what can be seen without asking the spoke. `known` is when the token was renewed and when
+/// it ends, `subject` is what the token should be of,
 /// `uid` that of the ServiceAccount on the spoke, as far as it is known.
 pub(super) fn refresh(
     account: &ManagedServiceAccount,
+    known: Option<(Timestamp, Timestamp)>,
     secret: Option<&Secret>,
     wanted: &Wanted,
     subject: &str,
     uid: Option<&str>,
     now: Timestamp,
 ) -> Decision {
-    let Some((refreshed, expires)) = reported(account) else {
+    let Some((refreshed, expires)) = known else {
         return Decision::Mint(Why::Unreported);
     };
     let Some((secret, token)) = secret.and_then(|secret| Some((secret, token(secret)?))) else {

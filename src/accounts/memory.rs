@@ -51,6 +51,8 @@ struct Account {
     heard: Few<6>,
     /// Hash of the token that the spoke last agreed to, and when to ask again.
     reviewed: Option<(String, Instant)>,
+    /// Hash of the last token that it got, since when, and until when.
+    granted: Option<(String, Timestamp, Timestamp)>,
     /// Version of the account before we wrote its status.
     outdated: Option<String>,
     /// Of its Secret: the version that the watch showed when we wrote, and the one that we wrote.
@@ -223,6 +225,20 @@ impl Memory {
         let hash = sha256_hex(token.as_bytes());
         self.edit(key, |account| account.reviewed = Some((hash, Instant::now() + pause)));
         pause
+    }
+
+    /// An account got `token`.
+    pub(super) fn minted(&self, key: &Key, token: &str, refreshed: Timestamp, expires: Timestamp) {
+        let hash = sha256_hex(token.as_bytes());
+        self.edit(key, |account| account.granted = Some((hash, refreshed, expires)));
+        self.reviewed(key, token);
+    }
+
+    /// Since when an account has `token`, and until when, if it got it here.
+    pub(super) fn granted(&self, key: &Key, token: &str) -> Option<(Timestamp, Timestamp)> {
+        let accounts = self.lock();
+        let (hash, refreshed, expires) = accounts.get(key)?.granted.as_ref()?;
+        (*hash == sha256_hex(token.as_bytes())).then_some((*refreshed, *expires))
     }
 
     /// We wrote the status of an account; what is older than that has this version.

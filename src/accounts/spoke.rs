@@ -142,6 +142,9 @@ impl Spoke {
         let unusable = || Problem::report("no token: the spoke's answer is not of this account");
         let status = answer.status.ok_or_else(unusable)?;
         let token = Zeroizing::new(status.token);
+        if token.len() > MAX_TOKEN {
+            return Err(Problem::report("no token: the one that the spoke gave is too long"));
+        }
         let claims = Claims::of(&token).ok_or_else(unusable)?;
         if claims.subject != self.subject(name) || claims.account != uid {
             return Err(unusable());
@@ -250,6 +253,9 @@ const CA_MAP: &str = "kube-root-ca.crt";
 /// A bundle of dozens of authorities; a Secret holds 1 MiB in all.
 const MAX_CA: usize = 256 << 10;
 
+/// Bytes of a token, far above what an API server signs; a request head has room for it.
+const MAX_TOKEN: usize = 16 << 10;
+
 /// Bytes of a name, as long as Kubernetes has them; uids and versions are shorter.
 const MAX_TEXT: usize = 253;
 
@@ -258,3 +264,6 @@ pub(super) const PER_SPOKE: usize = 4;
 
 /// A CA bundle that changed is in the Secrets after this at most, and after half of it at least.
 pub(super) const CA_AGAIN: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests;

@@ -50,17 +50,18 @@ impl Problem {
     }
 }
 
-/// The status of `account` after `outcome`. `refused` says why a copy of its Secret cannot be made.
+/// The status of `account` after `outcome` of a look at its generation `seen`. `refused` says why a
+/// copy of its Secret cannot be made.
 pub(super) fn status(
     account: &ManagedServiceAccount,
     outcome: &Outcome,
     refused: Option<&str>,
+    seen: Option<i64>,
     now: Timestamp,
 ) -> ManagedServiceAccountStatus {
     let mut status = account.status.clone().unwrap_or_default();
     let mut set = |kind, value, reason: &str, message: &str| {
-        let generation = account.metadata.generation;
-        set_condition(&mut status.conditions, kind, value, reason, message, generation, now);
+        set_condition(&mut status.conditions, kind, value, reason, message, seen, now);
     };
     match outcome {
         Outcome::Waiting => {}
@@ -139,6 +140,15 @@ mod tests {
     use super::super::testing::{account, at, reported};
     use super::*;
 
+    fn status(
+        account: &ManagedServiceAccount,
+        outcome: &Outcome,
+        refused: Option<&str>,
+        now: Timestamp,
+    ) -> ManagedServiceAccountStatus {
+        super::status(account, outcome, refused, account.metadata.generation, now)
+    }
+
     fn find<'a>(status: &'a ManagedServiceAccountStatus, kind: &str) -> Option<&'a Condition> {
         status.conditions.iter().find(|condition| condition.kind == kind)
     }
@@ -175,6 +185,8 @@ mod tests {
         assert_eq!(condition.observed_generation, Some(2));
         assert_eq!(condition.last_transition_time, "1970-01-01T00:00:01Z", "no transition");
         assert_eq!(status(&account, &Outcome::Waiting, None, at(99)), again);
+        let older = super::status(&account, &Outcome::Kept, None, Some(1), at(99));
+        assert_eq!(older, again, "what was looked at was the one before");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn good() -> (ManagedServiceAccount, Secret) {
 }
 
 fn decide(account: &ManagedServiceAccount, secret: Option<&Secret>, now: i64) -> Decision {
-    refresh(account, secret, &wanted(), SUBJECT, Some("u"), at(now))
+    refresh(account, super::reported(account), secret, &wanted(), SUBJECT, Some("u"), at(now))
 }
 
 fn with_token(mut secret: Secret, token: &str) -> Secret {
@@ -71,7 +71,7 @@ fn a_changed_wish_is_a_new_token_and_a_secret_of_upstream_is_not() {
     let audience = Wanted { audiences: vec!["vault".into()], ..wanted() };
     let shorter = Wanted { seconds: 700, ..wanted() };
     let with = |secret: &Secret, wanted: &Wanted| {
-        refresh(&account, Some(secret), wanted, SUBJECT, None, at(1))
+        refresh(&account, super::reported(&account), Some(secret), wanted, SUBJECT, None, at(1))
     };
     for other in [&audience, &shorter] {
         assert_eq!(with(&secret, other), Decision::Mint(Why::Changed));

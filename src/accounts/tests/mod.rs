@@ -3,6 +3,7 @@
 mod copies;
 mod flow;
 mod hostile;
+mod midst;
 mod refusals;
 mod scale;
 mod world;

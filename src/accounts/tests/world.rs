@@ -59,7 +59,7 @@ pub(super) struct World {
     pub(super) serving_ca: watch::Sender<Arc<str>>,
     pub(super) metrics: prometheus::Registry,
     config: AccountsConfig,
-    running: AbortHandle,
+    pub(super) running: AbortHandle,
 }
 
 struct Spokes(Arc<BTreeMap<ClusterName, Server>>);
