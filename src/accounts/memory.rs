@@ -1,7 +1,7 @@
 //! What this process remembers of each account: when to try again, when to ask the spoke whether the
 //! token is still good, and what the metrics show. Nothing of it has to survive a restart.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use rand::Rng as _;
 use tokio::time::Instant;
 
+use super::few::Few;
 use crate::hash::sha256_hex;
 
 /// Namespace and name.
@@ -59,10 +60,6 @@ struct Account {
     secret: Option<(Option<String>, Option<String>)>,
 }
 
-/// What happens a few times in [`WINDOW`] and no more.
-#[derive(Debug, Default)]
-struct Few<const MOST: usize>(VecDeque<Instant>);
-
 /// Whether the spoke has to be asked about a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Review {
@@ -88,34 +85,6 @@ impl State {
             Self::Refused => "refused",
             Self::Ignored => "ignored",
         }
-    }
-}
-
-// === impl Few ===
-
-impl<const MOST: usize> Few<MOST> {
-    /// Whether it may happen now, or how long it has to wait.
-    fn may(&mut self) -> Result<(), Duration> {
-        let now = Instant::now();
-        while self.0.front().is_some_and(|at| now.duration_since(*at) >= WINDOW) {
-            self.0.pop_front();
-        }
-        match self.0.front() {
-            Some(first) if self.0.len() >= MOST => {
-                Err(WINDOW.saturating_sub(now.duration_since(*first)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// It happens.
-    fn count(&mut self) {
-        self.0.push_back(Instant::now());
-    }
-
-    /// Counts it, where it may happen now.
-    fn take(&mut self) -> Result<(), Duration> {
-        self.may().inspect(|()| self.count())
     }
 }
 
@@ -308,8 +277,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Enough to come from the first to the longest.
 const DOUBLINGS: u32 = 9;
-/// Long enough for a few of anything to be seldom, short enough to wait for.
-const WINDOW: Duration = Duration::from_secs(60);
 /// Upstream asks at every look. What a review shows and the rest does not (a lost signing key) is
 /// rare, and clients of a dead token hear of it at once.
 const REVIEW: Duration = Duration::from_secs(30 * 60);
@@ -350,7 +317,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         let wait = few.take().unwrap_err();
-        assert!(wait < WINDOW);
+        assert!(wait < super::super::few::WINDOW);
         tokio::time::advance(wait).await;
         assert_eq!(few.may(), Ok(()));
         assert_eq!(few.take(), Ok(()));

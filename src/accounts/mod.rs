@@ -26,6 +26,7 @@ mod controller;
 mod copies;
 mod desired;
 mod duration;
+mod few;
 mod heard;
 mod identity;
 mod memory;
