@@ -8,6 +8,7 @@ use kube::api::PostParams;
 
 use cluster_proxy::state::{FolderStore, SecretStore, State};
 
+use crate::replicas::wait_told;
 use crate::support::fleet::Fleet;
 use crate::support::homes;
 use crate::support::hub_api::HubApi;
@@ -43,6 +44,7 @@ async fn hubs_share_state_in_secrets() {
     fleet.hub.state = state();
     fleet.hub.start().await;
     fleet.wait_serves("c1", PATIENCE).await;
+    wait_told(&fleet, "c1").await;
 
     // A second hub knows the cluster, is known to the first, and serves as soon as an agent came.
     let other = fleet.hub.beside_on(state()).await;

@@ -16,7 +16,7 @@ async fn wait_ready(hub: &RunningHub, patience: Duration) {
 }
 
 /// Waits until each living hub has told the others that it serves `cluster`.
-async fn wait_told(fleet: &Fleet, cluster: &str) {
+pub(crate) async fn wait_told(fleet: &Fleet, cluster: &str) {
     let cluster = ClusterName::parse(cluster).unwrap();
     eventually("each hub says whom it serves", PATIENCE, || async {
         let living = fleet.hub.state.replicas().await.unwrap();
