@@ -14,7 +14,8 @@ use http::header::{HeaderMap, HeaderValue, VIA};
 #[derive(Clone, Debug)]
 pub(crate) struct Pseudonym {
     name: String,
-    http1: HeaderValue,
+    http10: HeaderValue,
+    http11: HeaderValue,
     http2: HeaderValue,
 }
 
@@ -36,7 +37,7 @@ impl Pseudonym {
             // Invariant: letters, digits, hyphens, a dot and a space.
             HeaderValue::try_from(format!("{protocol} {name}")).expect("an entry is a header value")
         };
-        Self { http1: entry("1.1"), http2: entry("2"), name }
+        Self { http10: entry("1.0"), http11: entry("1.1"), http2: entry("2"), name }
     }
 
     /// Whether a request has been here.
@@ -53,7 +54,11 @@ impl Pseudonym {
 
     /// Leaves the name on a request that came over `version`.
     pub(crate) fn sign(&self, headers: &mut HeaderMap, version: Version) {
-        let entry = if version < Version::HTTP_2 { &self.http1 } else { &self.http2 };
+        let entry = match version {
+            Version::HTTP_10 => &self.http10,
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http11,
+        };
         headers.append(VIA, entry.clone());
     }
 }
@@ -74,7 +79,9 @@ mod tests {
     #[test]
     fn what_was_signed_is_known_again_and_by_nobody_else() {
         let (mine, other) = (Pseudonym::random(), Pseudonym::random());
-        for (version, protocol) in [(Version::HTTP_11, "1.1 "), (Version::HTTP_2, "2 ")] {
+        for (version, protocol) in
+            [(Version::HTTP_10, "1.0 "), (Version::HTTP_11, "1.1 "), (Version::HTTP_2, "2 ")]
+        {
             let mut headers = via(&["1.0 fred, 1.1 example.net (Apache)"]);
             assert_eq!(mine.check(&headers), Ok(()));
             other.sign(&mut headers, version);
