@@ -101,7 +101,11 @@ where
         let message = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(text) => text.into(),
-            Message::Close(_) => return,
+            Message::Close(_) => {
+                // The WebSocket answers it at the next look; a client may wait for that.
+                let _ = timeout(GOODBYE, from_client.next()).await;
+                return;
+            }
             // A ping is answered by the WebSocket itself.
             _ => continue,
         };

@@ -180,6 +180,18 @@ async fn the_environment_is_empty_and_the_folder_private() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_goodbye_hears_one_and_its_process_ends() {
+    let (runtime, _directory) = runtime();
+    let mut socket = session(&runtime, &sh("echo $$; exec sleep 600", "stdout=1")).await;
+    let pid = line(&mut socket).await;
+    assert!(!gone(&pid));
+    socket.send(Message::Close(None)).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+    assert!(matches!(answer, Some(Ok(Message::Close(_)))), "{answer:?}");
+    until("its process is gone", || gone(&pid)).await;
+}
+
+#[tokio::test]
 async fn stdin_is_half_closed_by_version_5_only() {
     let (runtime, _directory) = runtime();
     for (protocol, ends) in [(V5, true), (V4, false)] {
