@@ -3,6 +3,7 @@
 //! | step of a request | file |
 //! |---|---|
 //! | accept, TLS, HTTP | [`front`]: `listener`, `connection` |
+//! | how much is taken on | `limits`, `front::gate`, `admission`, `flood`, `unread`, `memory` |
 //! | which cluster | `route` |
 //! | who is calling | [`authn`] |
 //! | what crosses | `hosts`, `via`, `headers`, `verb` |
