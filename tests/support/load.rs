@@ -110,7 +110,7 @@ async fn get(client: &Client, path: &str, kept: &mut Option<Sender>) -> anyhow::
         }
         let answer = match sender.send(client.request("GET", path, empty())).await {
             Ok(answer) => answer,
-            Err(error) if error.is_canceled() => continue,
+            Err(error) if error.is_canceled() || is_unseen(&error) => continue,
             Err(error) => return Err(error.into()),
         };
         let (head, body) = answer.into_parts();
@@ -121,6 +121,15 @@ async fn get(client: &Client, path: &str, kept: &mut Option<Sender>) -> anyhow::
         }
         return Ok(());
     }
+}
+
+/// A request met the goodbye of its connection, which says that nobody has seen it (RFC 9113 6.8):
+/// every HTTP/2 client sends such a one again.
+fn is_unseen(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &h2::Error| {
+        cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+    })
 }
 
 async fn connect(client: &Client) -> anyhow::Result<Sender> {
