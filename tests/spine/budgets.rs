@@ -125,6 +125,36 @@ async fn past_the_budget_of_unread_bytes_the_longest_stalled_stream_is_reset() {
     assert_eq!(client.get("/c1/version").await.status, 200);
 }
 
+/// A client that reads nothing at all never asks for the rest, nor hears of its end.
+#[tokio::test]
+async fn the_log_says_why_a_connection_was_closed_that_held_too_much() {
+    let fleet = fleet(Limits { unread_bytes: 1 << 20, ..Limits::default() }).await;
+    let client = fleet.client("c1");
+    let path = format!("{SERVICE}/firehose");
+    let mut stalled = hold(&client, &path, 1).await;
+    let id = stalled[0].headers()["x-request-id"].to_str().unwrap().to_owned();
+    let end = || {
+        let log = std::fs::read_to_string(&fleet.hub.access_log).ok()?;
+        let line = log.lines().find(|line| line.contains(&id))?;
+        Some(serde_json::from_str::<serde_json::Value>(line).unwrap())
+    };
+    // It is the first to stall: each that comes later takes from it what is left of it.
+    let mut line = end();
+    for _ in 0..40 {
+        if line.is_some() {
+            break;
+        }
+        stalled.extend(hold(&client, &path, 1).await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        line = end();
+    }
+    let line = line.expect("the first one is over");
+    assert_eq!((&line["event"], &line["hop"]), (&"end".into(), &"hub-limit".into()), "{line}");
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.contains("the budget of unread bytes is used up"), "{line}");
+    assert_eq!(client.get("/c1/version").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_body_over_the_operators_limit_is_413() {
     let fleet = fleet(Limits { max_body: Some(1_000), ..Limits::default() }).await;

@@ -145,6 +145,22 @@ impl Body for ResponseBody {
     }
 }
 
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        let is_cut = match &self.source {
+            Source::Full(_) => false,
+            Source::Tunnel(body) | Source::Live { body, .. } => body.is_cut(),
+            Source::Watch(watch) => watch.body.is_cut(),
+        };
+        // HTTP asks a body for nothing while its client does not read: the log must say all the
+        // same why it is over.
+        if is_cut {
+            record.ended(Hop::of(&OpenError::Unread), OpenError::Unread.to_string());
+        }
+    }
+}
+
 /// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled
 /// headers hide, and no API server reads them.
 pub(crate) struct RequestBody {

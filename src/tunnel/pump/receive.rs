@@ -66,7 +66,7 @@ impl ReceiveBody {
     }
 
     /// Whether [`Unread::cut`] ended it.
-    pub(super) fn is_cut(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         lock(&self.received).is_cut()
     }
 
