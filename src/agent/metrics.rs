@@ -37,6 +37,8 @@ pub(super) struct Upgraded {
 pub(super) enum Reconnect {
     /// No TCP or TLS connection.
     Unreachable,
+    /// The hub's certificate is of an authority that we do not know.
+    UnknownAuthority,
     /// The connection ended before the hub's hello.
     Refused,
     /// The connection of a living tunnel broke.
@@ -148,6 +150,7 @@ impl Reconnect {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
+            Self::UnknownAuthority => "unknown-authority",
             Self::Refused => "refused",
             Self::Broken => "broken",
             Self::PingTimeout => "ping-timeout",

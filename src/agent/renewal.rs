@@ -29,8 +29,14 @@ pub(super) async fn keep_valid(
                 renewed.send_modify(|count| *count += 1);
                 tokio::time::sleep(BETWEEN).await;
             }
-            Err(RenewError::Join(JoinError::Refused(_))) if enrolled_anew(&credentials).await => {
+            Err(RenewError::Join(JoinError::Refused(_) | JoinError::UnknownAuthority { .. }))
+                if enrolled_anew(&credentials).await =>
+            {
                 renewed.send_modify(|count| *count += 1);
+            }
+            Err(RenewError::Join(error @ JoinError::UnknownAuthority { .. })) => {
+                tracing::error!(%error, "the certificate could not be renewed");
+                tokio::time::sleep(backoff.after_refusal()).await;
             }
             Err(RenewError::Join(JoinError::Refused(reason))) => {
                 tracing::error!(

@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use super::credentials::DEADLINE;
 use super::pin::PinnedVerifier;
+use super::tls;
 use super::token::TokenError;
 
 /// Why joining or renewing failed; each says what to do.
@@ -59,6 +60,18 @@ pub enum JoinError {
         host: String,
         /// What rustls said.
         detail: String,
+    },
+    /// None of the authorities in the agent's folder signed the hub's certificate.
+    #[error(
+        "{host} has a certificate of an authority that this agent does not know. If the hub's \
+         serving authority was replaced while this agent was away (`pki rotate-ca serving --finish`), \
+         enrol it again: `cluster-proxy join token NAME` on the hub prints the command, and a running \
+         agent uses the new enrolment by itself. Otherwise somebody may be in between: nothing was \
+         sent to it"
+    )]
+    UnknownAuthority {
+        /// Name dialled.
+        host: String,
     },
     /// Any other failed handshake.
     #[error(
@@ -137,8 +150,10 @@ impl JoinError {
             };
             return Self::WrongHash { host, expected: pin.to_string(), presented };
         }
-        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let Some(rustls::Error::InvalidCertificate(bad)) = inner else {
+        if tls::is_unknown_authority(&source) {
+            return Self::UnknownAuthority { host };
+        }
+        let Some(bad) = tls::certificate_error(&source) else {
             return Self::Handshake { host, source };
         };
         let detail = bad.to_string();

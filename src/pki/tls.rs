@@ -215,6 +215,22 @@ pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
     TlsConnector::from(config.clone()).connect(name, io).await
 }
 
+/// What a client did not like about the server's certificate, where that ended the handshake.
+pub(super) fn certificate_error(error: &io::Error) -> Option<&rustls::CertificateError> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(bad) => Some(bad),
+        _ => None,
+    }
+}
+
+/// Whether [`connect`] failed because none of the authorities that the client knows signed the
+/// server's certificate.
+pub fn is_unknown_authority(error: &io::Error) -> bool {
+    use rustls::CertificateError::{BadSignature, UnknownIssuer};
+    // The second where a new authority has the name of an old one.
+    matches!(certificate_error(error), Some(UnknownIssuer | BadSignature))
+}
+
 fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     ServerName::try_from(plain.unwrap_or(host).to_owned())

@@ -49,11 +49,9 @@ impl Dialer {
                     backoff.after_failure()
                 }
                 // A hub that is unknown by the CA we hold may be known by a newer one.
-                Err(Failure::Refused(_) | Failure::Unreachable(_))
-                    if renewal::enrolled_anew(&self.credentials).await =>
-                {
-                    Duration::ZERO
-                }
+                Err(
+                    Failure::Refused(_) | Failure::Unreachable(_) | Failure::UnknownAuthority(_),
+                ) if renewal::enrolled_anew(&self.credentials).await => Duration::ZERO,
                 Err(failure) => self.after(&failure, &target, &mut backoff),
             };
             tokio::select! {
@@ -149,6 +147,11 @@ impl Dialer {
                 self.metrics.reconnect(Reconnect::Unreachable);
                 tracing::warn!(%address, %failure, "no tunnel to the hub");
                 backoff.after_failure()
+            }
+            Failure::UnknownAuthority(_) => {
+                self.metrics.reconnect(Reconnect::UnknownAuthority);
+                tracing::error!(%address, %failure, "no tunnel to the hub");
+                backoff.after_refusal()
             }
             Failure::Refused(_) | Failure::Silent => {
                 self.metrics.reconnect(Reconnect::Refused);

@@ -67,16 +67,20 @@ impl World {
         let then = SystemTime::now() - age;
         let service = JoinService::new(world.state.clone(), GRACE).with_clock(move || then);
         let hub = Hub::start(&world.state, service, ANY_PORT).await;
+        world.enrol(&hub, then).await;
+        world
+    }
+
+    async fn enrol(&self, hub: &Hub, then: SystemTime) {
         let cluster = ClusterName::parse("c1").unwrap();
-        let token = Token::create(&world.state, cluster, GRACE, false, then).await.unwrap();
-        let bundle = authorities::bundle(&world.state, Role::Serving).await.unwrap();
+        let token = Token::create(&self.state, cluster, GRACE, false, then).await.unwrap();
+        let bundle = authorities::bundle(&self.state, Role::Serving).await.unwrap();
         let pin = ca::key_hash(&ca::certificates(bundle.as_bytes()).unwrap()[0]).unwrap();
         let tcp = TcpStream::connect(hub.address).await.unwrap();
         hub.renewals.add_permits(1);
-        credentials::enrol("127.0.0.1", tcp, &token.reveal(), &pin, world.agent_folder())
+        credentials::enrol("127.0.0.1", tcp, &token.reveal(), &pin, self.agent_folder())
             .await
             .unwrap();
-        world
     }
 
     async fn hub(&self, address: SocketAddr) -> Hub {
@@ -298,6 +302,27 @@ async fn an_expired_certificate_is_renewed_before_dialling() {
     assert!(works(&hub.tunnel().await).await);
     assert!(!running.admin("/metrics").await.contains("refused"), "it did not knock in vain");
     running.drain.finish(PATIENCE).await;
+}
+
+/// With a certificate that is valid, and with one that has to be renewed before it dials.
+#[tokio::test]
+async fn a_hub_of_an_unknown_authority_is_named_and_left_until_the_agent_is_enrolled_again() {
+    for age in [Duration::ZERO, Duration::from_secs(5 * 24 * 3600)] {
+        let world = World::enrolled(age).await;
+        authorities::rotate(&world.state, Role::Serving).await.unwrap();
+        authorities::finish(&world.state, Role::Serving).await.unwrap();
+        let mut hub = world.hub(ANY_PORT).await;
+        let running = world.agent(&hub).await;
+        if age.is_zero() {
+            let unknown = r#"reconnects_total{reason="unknown-authority"}"#;
+            running.until("/metrics", unknown).await;
+        }
+        running.until("/readyz", "503").await;
+        assert!(hub.arrivals.try_recv().is_err());
+        world.enrol(&hub, SystemTime::now()).await;
+        assert!(works(&hub.tunnel().await).await);
+        running.drain.finish(PATIENCE).await;
+    }
 }
 
 #[tokio::test]

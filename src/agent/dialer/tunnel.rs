@@ -13,6 +13,8 @@ use crate::agent::dial::{self, Target};
 use crate::agent::link::{Greeting, Link};
 use crate::agent::presence::{Limit, Place};
 use crate::agent::serve::TunnelHandler;
+use crate::pki::credentials::JoinError;
+use crate::pki::tls;
 use crate::tunnel::opener::TunnelEnd;
 use crate::tunnel::server;
 
@@ -34,6 +36,8 @@ pub(super) struct Tunnel {
 pub(super) enum Failure {
     #[error("cannot connect: {0}")]
     Unreachable(#[from] io::Error),
+    #[error("{0}")]
+    UnknownAuthority(JoinError),
     #[error("the hub hung up before its hello: {0}")]
     Refused(TunnelEnd),
     #[error("the hub said nothing")]
@@ -63,7 +67,8 @@ impl Dialer {
         let handshake = self.credentials.connect(&target.host, tcp);
         let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
             .await
-            .map_err(io::Error::from)??;
+            .map_err(io::Error::from)?
+            .map_err(|error| Failure::of_handshake(&target.host, error))?;
         let instead_of = instead_of.map(|old| old.replica.clone());
         let mut tunnel = self.serve(stream, renewed, Limit { tunnels: self.tunnels, instead_of });
         let mut greeting = tunnel.link.greeting.subscribe();
@@ -144,6 +149,17 @@ impl Dialer {
                 return;
             }
         }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn of_handshake(host: &str, error: io::Error) -> Self {
+        if tls::is_unknown_authority(&error) {
+            return Self::UnknownAuthority(JoinError::UnknownAuthority { host: host.to_owned() });
+        }
+        Self::Unreachable(error)
     }
 }
 
