@@ -20,8 +20,11 @@ pub(super) async fn keep_valid(
 ) {
     let mut backoff = Backoff::new();
     loop {
-        metrics.certificate_expires(credentials.expires());
-        wait_until(credentials.renew_at()).await;
+        wait_until(|| {
+            metrics.certificate_expires(credentials.expires());
+            credentials.renew_at()
+        })
+        .await;
         match renew(&hubs, &credentials).await {
             Ok(()) => {
                 backoff.reset();
@@ -70,9 +73,10 @@ pub(super) async fn enrolled_anew(credentials: &AgentCredentials) -> bool {
     }
 }
 
-/// In steps: a machine that slept has a clock that jumped, and a timer that knows nothing of it.
-async fn wait_until(at: SystemTime) {
-    while let Ok(left) = at.duration_since(SystemTime::now())
+/// In steps: a machine that slept has a clock that jumped, and a timer that knows nothing of it; and
+/// a tunnel that was refused may have begun to use a new enrolment, whose life is shorter.
+async fn wait_until(at: impl Fn() -> SystemTime) {
+    while let Ok(left) = at().duration_since(SystemTime::now())
         && !left.is_zero()
     {
         tokio::time::sleep(left.min(STEP)).await;
@@ -119,3 +123,19 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A certificate whose life is too short to have two thirds must not make a busy loop.
 const BETWEEN: Duration = Duration::from_secs(1);
 const REFUSED_LEAST: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_life_is_noticed_while_waiting_for_the_end_of_a_longer_one() {
+        let (begun, now) = (Instant::now(), SystemTime::now());
+        let enrolled_anew = begun + STEP * 3 / 2;
+        let year = now + Duration::from_secs(365 * 24 * 3600);
+        wait_until(|| if Instant::now() < enrolled_anew { year } else { now }).await;
+        assert_eq!(begun.elapsed(), STEP * 2);
+    }
+}
