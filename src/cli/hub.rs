@@ -176,6 +176,7 @@ impl HubArgs {
         let state = self.home.open()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self.workers.map_or(cores, usize::from);
+        let limits = told(fit(self.limits.into_limits(), workers));
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -187,6 +188,7 @@ impl HubArgs {
             authn: AuthnConfig {
                 managed_only: self.managed_only,
                 allow_legacy_tokens: self.allow_legacy_tokens,
+                waiting: limits.waiting_strangers(),
             },
             access_log: self.access_log,
             workers,
@@ -196,7 +198,7 @@ impl HubArgs {
             certificate_life: self.agent_certificate_life,
             renewal_grace: self.renewal_grace,
             allowed_hosts: self.allowed_host.into_iter().collect(),
-            limits: told(fit(self.limits.into_limits(), workers)),
+            limits,
         })
     }
 }

@@ -296,7 +296,7 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 /// [`INTERVAL`], and nothing to attack with.
 pub(super) const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a read may take, and how long a caller waits for one.
+/// How long a read may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);

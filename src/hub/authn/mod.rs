@@ -11,8 +11,10 @@
 //! | nobody, and the hub's set could be read or there is no hub API | 401, whether or not the cluster's set could be read |
 //!
 //! Before the last two, the sets that could be behind are read once, if that is allowed again
-//! (`sources`). A cluster whose tunnels are gone keeps its last good set, also over a restart of
-//! the hub, so that its callers get 503 from the routing and not 401 from here.
+//! (`sources`), and the answer is given [`REFUSED_AFTER`] whether or not there was anything to read:
+//! time must not tell a stranger which clusters there are. A cluster whose tunnels are gone keeps its
+//! last good set, also over a restart of the hub, so that its callers get 503 from the routing and not
+//! 401 from here.
 //!
 //! The seam for what comes: a new verifier is a new arm of `Authenticator::verify` between the
 //! hub's keys and the cluster's, and gives an [`Identity`] of another [`Mode`]; a token that is no
@@ -40,7 +42,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use self::cache::{Cache, Generation};
 use self::claims::Accepted;
@@ -50,6 +53,7 @@ use self::key_sets::{KeySet, Signer};
 use self::metrics::Metrics;
 use self::sources::{Parts, Sources};
 use self::token::Unverified;
+use super::limits::Limits;
 use crate::fleet::Fleet;
 use crate::name::ClusterName;
 use crate::state::{State, StateError};
@@ -102,12 +106,15 @@ pub trait HubApi: Send + Sync + 'static {
 }
 
 /// Configuration of authentication.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AuthnConfig {
     /// Only ServiceAccounts of this namespace (`--managed-only`).
     pub managed_only: Option<String>,
     /// Accept legacy Secret-bound tokens, which have no expiry.
     pub allow_legacy_tokens: bool,
+    /// Requests at once whose tokens nobody is known to have signed, and which wait for a key set or
+    /// for their refusal. More are refused without a wait.
+    pub waiting: usize,
 }
 
 /// Verifies callers. Clones share caches and key sets.
@@ -119,10 +126,20 @@ struct Inner {
     cache: Cache,
     metrics: Arc<Metrics>,
     sources: Sources,
+    waiting: Semaphore,
 }
 
 /// The wall clock, as an argument: tests move it.
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+// === impl AuthnConfig ===
+
+impl Default for AuthnConfig {
+    fn default() -> Self {
+        let waiting = Limits::default().waiting_strangers();
+        Self { managed_only: None, allow_legacy_tokens: false, waiting }
+    }
+}
 
 // === impl Authenticator ===
 
@@ -151,7 +168,7 @@ impl Authenticator {
     /// it there. `cluster` need not be enrolled: the answer is then the common refusal.
     ///
     /// A caller that was answered a moment ago costs one HMAC and one lookup, and does not wait.
-    /// A token with an unknown key waits for a key set, at most 5 s.
+    /// A token with an unknown key waits for a key set, and for its refusal, [`REFUSED_AFTER`].
     pub async fn authenticate(
         &self,
         cluster: &ClusterName,
@@ -175,7 +192,8 @@ impl Authenticator {
         let metrics = Arc::new(Metrics::register(registry));
         let parts = Parts { clock, state, fleet, spokes, hub_api, metrics: metrics.clone() };
         let sources = Sources::load(parts).await?;
-        Ok(Self(Arc::new(Inner { config, cache: Cache::new(), metrics, sources })))
+        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        Ok(Self(Arc::new(Inner { config, cache: Cache::new(), metrics, sources, waiting })))
     }
 
     async fn decide(
@@ -184,7 +202,7 @@ impl Authenticator {
         set: Option<&Arc<KeySet>>,
         headers: &mut HeaderMap,
     ) -> Result<Arc<Identity>, AuthnError> {
-        let Inner { cache, metrics, sources, .. } = &*self.0;
+        let Inner { cache, metrics, sources, waiting, .. } = &*self.0;
         let token = Token::take(headers)?;
         let key = cache.key(cluster, &token);
         if let Some(answer) = cache.get(&key, self.generation(set), sources.now()) {
@@ -192,20 +210,30 @@ impl Authenticator {
             return answer;
         }
         let unverified = Unverified::parse(token.as_str())?;
+        let due = Instant::now() + REFUSED_AFTER;
         let mut generation = self.generation(set);
         let mut answer = self.verify(set, &unverified);
-        // Twice: the first wait may share a read that began before the key was published.
-        for _ in 0..2 {
-            let unknown = answer == Err(AuthnError::Unauthorized(Refusal::UnknownKey));
-            if !unknown || !sources.read_for_unknown_key(cluster, set).await {
-                break;
+        if is_nobodys(&answer) {
+            match waiting.try_acquire() {
+                Ok(_place) => {
+                    // Twice: the first wait may share a read that began before the key was published.
+                    for _ in 0..2 {
+                        let unknown = answer == Err(AuthnError::Unauthorized(Refusal::UnknownKey));
+                        if !unknown || !sources.read_for_unknown_key(cluster, set, due).await {
+                            break;
+                        }
+                        generation = self.generation(set);
+                        answer = self.verify(set, &unverified);
+                    }
+                    if is_nobodys(&answer) {
+                        tokio::time::sleep_until(due).await;
+                    }
+                }
+                // As quick for every name. The key will be known to who comes later.
+                Err(_) => drop(sources.ask_for_unknown_key(cluster, set)),
             }
-            generation = self.generation(set);
-            answer = self.verify(set, &unverified);
         }
-        if matches!(&answer, Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys())
-            && sources.hub_is_unknown()
-        {
+        if is_nobodys(&answer) && sources.hub_is_unknown() {
             answer = Err(AuthnError::Unavailable(HUB_UNKNOWN.to_owned()));
         }
         cache.put(key, generation, &answer);
@@ -260,6 +288,16 @@ impl fmt::Debug for Authenticator {
         f.debug_struct("Authenticator").field("config", &self.0.config).finish_non_exhaustive()
     }
 }
+
+/// Whether no key set knew the signature.
+fn is_nobodys(answer: &Result<Arc<Identity>, AuthnError>) -> bool {
+    matches!(answer, Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys())
+}
+
+/// When a token that nobody signed is refused, counted from its question: alike for a cluster whose
+/// keys were read for it, for one that has no tunnel, and for a name that is not enrolled. Time for a
+/// read over a long way, so that a key works at its first use; where reads take longer, at its second.
+const REFUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a caller is told when nobody can say whether the token is the hub's.
 const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::alarms::Alarms;
-use super::key_sets::{DEADLINE, INTERVAL, Kept, KeySet, Material, Snapshot, lock};
+use super::key_sets::{INTERVAL, Kept, KeySet, Material, Snapshot, lock};
 use super::metrics::{HUB, Metrics};
 use super::ownership::{Owner, Owners, Ownership};
 use super::{Clock, HubApi, SpokeApi};
@@ -141,21 +141,34 @@ impl Sources {
     }
 
     /// Reads the sets that might hold a key nobody knows, as far as that is allowed now. Returns
-    /// false when nothing was read, so that looking again is of no use.
+    /// false when nothing was read until `due`, so that looking again is of no use.
     pub(super) async fn read_for_unknown_key(
         &self,
         cluster: &ClusterName,
         set: Option<&Arc<KeySet>>,
+        due: Instant,
     ) -> bool {
-        let live = self.cluster(cluster).is_some_and(|cluster| !cluster.tunnels.is_empty());
-        let set = set.filter(|_| live);
-        let mut waits: Vec<_> = self.hub.iter().chain(set).filter_map(|set| set.ask()).collect();
+        let mut waits = self.ask_for_unknown_key(cluster, set);
         if waits.is_empty() {
             return false;
         }
-        self.wake.notify_one();
         let attempts = join_all(waits.iter_mut().map(watch::Receiver::changed));
-        tokio::time::timeout(DEADLINE, attempts).await.is_ok()
+        tokio::time::timeout_at(due, attempts).await.is_ok()
+    }
+
+    /// Has the same sets read; returns what to wait for.
+    pub(super) fn ask_for_unknown_key(
+        &self,
+        cluster: &ClusterName,
+        set: Option<&Arc<KeySet>>,
+    ) -> Vec<watch::Receiver<()>> {
+        let live = self.cluster(cluster).is_some_and(|cluster| !cluster.tunnels.is_empty());
+        let set = set.filter(|_| live);
+        let waits: Vec<_> = self.hub.iter().chain(set).filter_map(|set| set.ask()).collect();
+        if !waits.is_empty() {
+            self.wake.notify_one();
+        }
+        waits
     }
 
     /// Keeps every set fresh. Returns only when the fleet's writer is gone.

@@ -65,6 +65,12 @@ impl Limits {
         self.requests.div_ceil(8)
     }
 
+    /// Of those, the ones whose tokens nobody is known to have signed: they take longest, and are
+    /// free to make.
+    pub(crate) const fn waiting_strangers(&self) -> usize {
+        self.waiting_requests().div_ceil(2)
+    }
+
     /// With connections that fit into `descriptors` open files. Every connection is one; what
     /// `workers` threads, listeners, files and the probes of operators need is left out.
     pub fn within(mut self, descriptors: u64, workers: usize) -> Self {

@@ -141,3 +141,66 @@ async fn a_restarted_hub_knows_its_own_keys_while_they_cannot_be_read() {
     assert_eq!(world.refusal("c1", &world.good(&hub)).await, Refusal::HubIdentity);
     assert!(unavailable(&world.ask("c1", &world.good(&stranger)).await));
 }
+
+/// How long an answer took.
+async fn took(world: &World, cluster: &str, token: &str) -> (Duration, bool) {
+    let asked = Instant::now();
+    let answer = world.ask(cluster, token).await;
+    (asked.elapsed(), answer.is_ok())
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_does_not_tell_which_clusters_there_are() {
+    let world = World::new().await;
+    for cluster in ["c1", "slow", "silent", "offline"] {
+        world.connect(cluster, &SigningKey::new(cluster)).await;
+    }
+    world.spoke("slow", |spoke| spoke.delay = Duration::from_millis(300));
+    world.spoke("silent", |spoke| spoke.delay = Duration::from_secs(60));
+    world.tunnels("offline", 0, false);
+    world.settle().await;
+    // Where a read is allowed, soon after, and when it is allowed again.
+    for pause in [0, 1, 40] {
+        world.pass(pause).await;
+        for cluster in ["c1", "slow", "silent", "offline", "nowhere", "nowhere2"] {
+            let unknown = world.good(&SigningKey::new("unknown"));
+            let forged = world.good(&SigningKey::new(cluster));
+            for (token, kind) in [(unknown, "unknown"), (forged, "forged")] {
+                let (elapsed, accepted) = took(&world, cluster, &token).await;
+                let late = elapsed.checked_sub(REFUSED_AFTER).unwrap();
+                assert!(!accepted && late < TICK, "{cluster} {kind}: {elapsed:?}");
+            }
+        }
+    }
+    // A key that is new and good is not held up.
+    world.pass(40).await;
+    let new = SigningKey::new("new");
+    world.spoke("slow", |spoke| spoke.published.push(new.clone()));
+    let (elapsed, accepted) = took(&world, "slow", &world.good(&new)).await;
+    assert!(accepted && elapsed < REFUSED_AFTER / 2, "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_wait_in_places_of_their_own_and_are_refused_alike_without_one() {
+    let world = World::with(AuthnConfig { waiting: 1, ..AuthnConfig::default() }).await;
+    let (key, new) = (SigningKey::new("one"), SigningKey::new("new"));
+    world.connect("c1", &key).await;
+    world.spoke("c1", |spoke| spoke.published.push(new.clone()));
+    let stranger = world.good(&SigningKey::new("unknown"));
+    let others = async {
+        tokio::task::yield_now().await;
+        for cluster in ["c1", "nowhere"] {
+            let junk = world.good(&SigningKey::new("another"));
+            assert_eq!(took(&world, cluster, &junk).await, (Duration::ZERO, false), "{cluster}");
+        }
+        assert_eq!(took(&world, "c1", &world.good(&key)).await, (Duration::ZERO, true));
+        // Nobody waited for it, but it was asked for.
+        world.settle().await;
+        assert_eq!(took(&world, "c1", &world.good(&new)).await, (Duration::ZERO, true));
+    };
+    let (refused, ()) = tokio::join!(took(&world, "nowhere", &stranger), others);
+    assert!(refused.0 >= REFUSED_AFTER && !refused.1);
+}
+
+/// Timers are that exact.
+const TICK: Duration = Duration::from_millis(2);
