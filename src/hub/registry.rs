@@ -214,17 +214,20 @@ impl Registry {
         let _guard = self.lock();
         let before = self.shared.clusters.load_full();
         for (name, cluster) in before.iter() {
+            let enrolment = enrolments.get(name);
+            // Before its tunnels: a watch that ends cleanly is resumed, one that is cut is not. Of a
+            // cluster that had none, too, because there is something to forget.
+            match enrolment {
+                None => self.shared.live.end_cluster(name, "cluster-removed"),
+                Some(enrolment) if enrolment.revoked && !cluster.tunnels.is_empty() => {
+                    self.shared.live.end_cluster(name, "cluster-revoked");
+                }
+                Some(_) => {}
+            }
             for tunnel in &cluster.tunnels {
-                // Before its tunnels: a watch that ends cleanly is resumed, one that is cut is not.
-                match enrolments.get(name) {
-                    None => {
-                        self.shared.live.end_cluster(name, "cluster-removed");
-                        tunnel.opener.close("removed");
-                    }
-                    Some(enrolment) if enrolment.revoked => {
-                        self.shared.live.end_cluster(name, "cluster-revoked");
-                        tunnel.opener.close("revoked");
-                    }
+                match enrolment {
+                    None => tunnel.opener.close("removed"),
+                    Some(enrolment) if enrolment.revoked => tunnel.opener.close("revoked"),
                     Some(enrolment) => {
                         let key = &tunnel.certificate.key_sha256;
                         if enrolment.key_sha256 == *key {

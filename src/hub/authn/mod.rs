@@ -177,6 +177,9 @@ impl Authenticator {
         let set = self.0.sources.find(cluster);
         let answer = self.decide(cluster, set.as_ref(), headers).await;
         self.0.metrics.decided(set.is_some().then_some(cluster), answer.as_ref().err());
+        if set.is_some() {
+            self.0.sources.reported(cluster);
+        }
         answer
     }
 

@@ -50,6 +50,7 @@ impl Sources {
             Owner::Cluster(name) => {
                 let result = self.refresh_cluster(name, &set).await;
                 self.report(name.as_str(), &result);
+                self.reported(name);
                 set.attempted(result.is_ok());
                 if let Ok(disputed) = result {
                     self.settle_disputes(name, disputed).await;
@@ -259,10 +260,10 @@ impl Sources {
 
     fn alarm(&self, name: &ClusterName, thumbprint: &str, owner: &Owner) {
         self.metrics.conflict(name);
-        if !self.alarms.raise(name, thumbprint, owner) {
-            return;
+        if self.alarms.raise(name, thumbprint, owner) {
+            tracing::warn!(target: "cluster_proxy::alarm", cluster = %name, thumbprint, %owner, "a cluster publishes a signing key that is not its own; the key is ignored there");
         }
-        tracing::warn!(target: "cluster_proxy::alarm", cluster = %name, thumbprint, %owner, "a cluster publishes a signing key that is not its own; the key is ignored there");
+        self.reported(name);
     }
 
     fn report<T>(&self, name: &str, result: &Result<T, RefreshError>) {

@@ -225,6 +225,20 @@ impl Sources {
         set.settle(owners, hub_itself);
     }
 
+    /// To be called after every report about a cluster: one that was removed meanwhile must not come
+    /// back as a label.
+    pub(super) fn reported(&self, cluster: &ClusterName) {
+        if !self.clusters.load().contains_key(cluster) {
+            self.forget(cluster);
+        }
+    }
+
+    /// Drops what is shown and was told about a cluster that is not served any more.
+    fn forget(&self, cluster: &ClusterName) {
+        self.metrics.forget(cluster);
+        self.alarms.keep(cluster, |_| false);
+    }
+
     /// What is known about a cluster right now.
     pub(super) fn cluster(&self, name: &ClusterName) -> Option<Arc<ClusterState>> {
         self.fleet.borrow().clusters.get(name).cloned()
@@ -257,16 +271,13 @@ impl Sources {
             next.insert(name.clone(), set);
         }
         let removed: Vec<_> = current.keys().filter(|name| !next.contains_key(*name)).collect();
-        for name in &removed {
-            self.metrics.forget(name);
-            self.alarms.keep(name, |_| false);
-        }
         if removed.is_empty() && next.len() == current.len() {
             return;
         }
         let owners = self.ownership.view();
         added.iter().for_each(|set| self.settle(set, &owners));
         self.clusters.store(Arc::new(next));
+        removed.into_iter().for_each(|name| self.forget(name));
     }
 }
 

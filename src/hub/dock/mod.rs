@@ -198,7 +198,8 @@ impl Dock {
         // An enrolment younger than the last look at the state is not in the registry yet.
         if !self.registry.is_enrolled(&cluster) {
             let all = self.state.enrolments().await;
-            self.registry.sync(&all.map_err(|error| Refused::State(error.to_string()))?);
+            let all = all.map_err(|error| Refused::State(error.to_string()))?;
+            self.registry.sync(&all).iter().for_each(|name| self.metrics.forget(name));
         }
         if !self.registry.add(Arc::clone(&tunnel), about) {
             return Err(Refused::NotEnrolled);

@@ -37,6 +37,8 @@ pub(super) struct Book {
     queue: BTreeSet<(Instant, Key)>,
     /// Somebody follows the cluster's ServiceAccounts and does the reviews.
     pub(super) followed: bool,
+    /// The cluster is not served any more.
+    pub(super) over: bool,
 }
 
 /// One token.
@@ -185,8 +187,9 @@ impl Book {
         }
     }
 
-    /// Ends every stream; returns how many.
+    /// Ends every stream of a cluster that is not served any more; returns how many.
     pub(super) fn end_all(&mut self, reason: EndReason) -> usize {
+        self.over = true;
         let mut streams = 0;
         for entry in std::mem::take(&mut self.tokens).into_values() {
             streams += entry.streams;

@@ -13,7 +13,7 @@ use super::watch::{self, Notice};
 use super::{LiveStreams, Spoke};
 use crate::name::ClusterName;
 
-/// Follows `cluster` until it had no live stream for [`LINGER`]. Fails static: what cannot be asked
+/// Follows `cluster` until it had no live stream for [`LINGER`], or is not served. Fails static: what cannot be asked
 /// ends nothing.
 pub(super) async fn follow(live: LiveStreams, api: &dyn Spoke, cluster: ClusterName) {
     let mut following = Following { live: &live, cluster: &cluster, over: false };
@@ -26,9 +26,12 @@ pub(super) async fn follow(live: LiveStreams, api: &dyn Spoke, cluster: ClusterN
         let turn = live.turn(&cluster, now, AT_ONCE - reviews.len());
         if turn.live {
             idle = None;
-        } else if now - *idle.get_or_insert(now) >= LINGER && live.close(&cluster) {
-            following.over = true;
-            return;
+        } else {
+            let lingers = now - *idle.get_or_insert(now) < LINGER;
+            if (turn.over || !lingers) && live.close(&cluster) {
+                following.over = true;
+                return;
+            }
         }
         for (key, secret) in turn.due {
             let cluster = &cluster;

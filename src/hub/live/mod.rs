@@ -90,6 +90,8 @@ pub(crate) struct TooManyTokens;
 struct Turn {
     /// Whether it has live streams.
     live: bool,
+    /// Whether it is not served any more.
+    over: bool,
     due: Vec<(Key, Secret)>,
     next: Option<Instant>,
 }
@@ -138,7 +140,8 @@ impl LiveStreams {
 
     /// Ends every live stream of a cluster, which is not served any more.
     pub(crate) fn end_cluster(&self, cluster: &ClusterName, reason: EndReason) {
-        let streams = self.lock().get_mut(cluster).map_or(0, |book| book.end_all(reason));
+        // Its follower has something to report for a moment, and forgets that when it notices.
+        let streams = self.with(cluster, |book| book.end_all(reason)).unwrap_or_default();
         self.0.metrics.forget(cluster);
         if streams > 0 {
             tracing::info!(%cluster, streams, reason, "live streams of a cluster end");
@@ -175,11 +178,11 @@ impl LiveStreams {
     fn turn(&self, cluster: &ClusterName, now: Instant, most: usize) -> Turn {
         let mut books = self.lock();
         let Some(book) = books.get_mut(cluster) else {
-            return Turn { live: false, due: Vec::new(), next: None };
+            return Turn { live: false, over: true, due: Vec::new(), next: None };
         };
         let due = book.due(now, most);
         self.0.metrics.tokens(cluster, book.len());
-        Turn { live: book.len() > 0, due, next: book.next() }
+        Turn { live: book.len() > 0, over: book.over, due, next: book.next() }
     }
 
     fn judge(&self, cluster: &ClusterName, key: &Key, verdict: Verdict) {
@@ -204,8 +207,10 @@ impl LiveStreams {
         let mut books = self.lock();
         let empty = books.get(cluster).is_none_or(|book| book.len() == 0);
         if empty {
-            books.remove(cluster);
-            self.0.metrics.idle(cluster);
+            match books.remove(cluster) {
+                Some(book) if book.over => self.0.metrics.forget(cluster),
+                _ => self.0.metrics.idle(cluster),
+            }
         }
         empty
     }

@@ -202,5 +202,33 @@ async fn strangers_wait_in_places_of_their_own_and_are_refused_alike_without_one
     assert!(refused.0 >= REFUSED_AFTER && !refused.1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_removed_meanwhile_leaves_no_series() {
+    let world = World::new().await;
+    let key = SigningKey::new("one");
+    world.connect("c1", &key).await;
+    world.connect("c2", &SigningKey::new("two")).await;
+    let shown = |cluster: &str| {
+        let families = world.registry.gather();
+        let mut labels =
+            families.iter().flat_map(|family| family.get_metric()).flat_map(|one| one.get_label());
+        labels.any(|label| label.value() == cluster)
+    };
+    world.spoke("c1", |spoke| spoke.delay = Duration::from_millis(500));
+    let stranger = world.good(&SigningKey::new("unknown"));
+    let removed = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(shown("c1"));
+        world.fleet.send_modify(|fleet| {
+            fleet.clusters.remove(&name("c1"));
+        });
+    };
+    let (refused, ()) = tokio::join!(world.refusal("c1", &stranger), removed);
+    assert_eq!(refused, Refusal::UnknownKey);
+    world.settle().await;
+    assert!(!shown("c1"), "a read and a decision ended after it");
+    assert!(shown("c2"));
+}
+
 /// Timers are that exact.
 const TICK: Duration = Duration::from_millis(2);

@@ -1,5 +1,6 @@
 //! A spoke that is scripted, and a clock that is not waited for.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,8 @@ use tokio::sync::mpsc::Sender;
 use super::*;
 use crate::hub::authn::{Identity, SpokeApi, SpokeApiError};
 use crate::hub::live::{Chunks, LiveStream};
+use crate::hub::registry::Registry;
+use crate::state::Enrolment;
 use crate::tunnel::headers::Mode;
 
 #[derive(Default)]
@@ -146,6 +149,10 @@ impl World {
         };
         let token = HeaderValue::from_str(&format!("Bearer {name}")).unwrap();
         self.live.enter(&cluster(), &identity, &token).unwrap()
+    }
+
+    fn series(&self) -> usize {
+        self.registry.gather().iter().map(|family| family.get_metric().len()).sum()
     }
 
     fn gauge(&self, metric: &str) -> f64 {
@@ -317,6 +324,43 @@ async fn a_cluster_that_is_not_served_any_more_ends_its_streams() {
     assert!(!has_ended(&stream), "another cluster");
     world.live.end_cluster(&cluster(), "cluster-revoked");
     assert_eq!(stream.ended().await, "cluster-revoked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_removed_leaves_no_series_offline_or_in_the_midst_of_it() {
+    for offline in [true, false] {
+        let world = World::new();
+        *world.spoke.reviews.lock().unwrap() = Some(StatusCode::FORBIDDEN);
+        let stream = world.stream("a", true);
+        pass(20.0).await;
+        if offline {
+            drop(stream);
+            pass(LINGER.as_secs_f64() + 5.0).await;
+        }
+        assert!(world.series() > 0);
+        let enrolment = Enrolment {
+            key_sha256: String::new(),
+            enrolled_at: 0,
+            certificate_expires: 0,
+            cluster_uid: None,
+            hub_itself: false,
+            revoked: false,
+            replaces: None,
+        };
+        let registry = Registry::new(world.live.clone());
+        registry.sync(&[(cluster(), enrolment)].into());
+        // What is asked of it from now on fails.
+        *world.spoke.watches.lock().unwrap() = Some(StatusCode::NOT_FOUND);
+        registry.sync(&BTreeMap::new());
+        world.spoke.close_watch();
+        pass(LOOK.as_secs_f64()).await;
+        assert_eq!(world.series(), 0, "offline: {offline}");
+        assert!(!world.spoke.is_watched());
+        // It comes back.
+        let _stream = world.stream("a", true);
+        pass(20.0).await;
+        assert!(world.series() > 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
