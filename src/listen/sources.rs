@@ -49,11 +49,11 @@ impl Sources {
         if held.in_all >= self.in_all {
             return Err(Full::InAll);
         }
-        let mine = held.each.entry(source).or_default();
-        if *mine >= self.each {
+        let mine = held.each.get(&source).copied().unwrap_or_default();
+        if mine >= self.each {
             return Err(Full::Source);
         }
-        *mine += 1;
+        held.each.insert(source, mine + 1);
         held.in_all += 1;
         Ok(Slot { source, held: Arc::clone(&self.held) })
     }
@@ -109,6 +109,16 @@ mod tests {
         drop(first);
         assert!(sources.take(ip("192.0.2.1")).is_ok());
         assert_eq!(lock(&sources.held).each.len(), 2, "nobody is remembered for nothing");
+    }
+
+    #[test]
+    fn who_gets_nothing_is_not_remembered() {
+        let sources = Sources::new(3, 0);
+        assert_eq!(sources.take(ip("192.0.2.1")).unwrap_err(), Full::Source);
+        assert!(lock(&sources.held).each.is_empty());
+        let sources = Sources::new(3, 1);
+        let _slot = sources.take(ip("192.0.2.1")).unwrap();
+        assert_eq!(lock(&sources.held).each.len(), 1);
     }
 
     #[test]
