@@ -10,9 +10,10 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::activity::Activity;
+use super::failures::AcceptFailures;
 use super::pace::{Deadlines, Paced};
 use super::sources::Sources;
 
@@ -20,6 +21,7 @@ use super::sources::Sources;
 pub async fn serve(listener: TcpListener, pages: Router) {
     let sources = Sources::new(CONNECTIONS, CONNECTIONS_PER_SOURCE);
     let mut open = JoinSet::new();
+    let mut failures = AcceptFailures::of(&listener);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -36,10 +38,7 @@ pub async fn serve(listener: TcpListener, pages: Router) {
                     });
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "an admin listener cannot accept for now");
-                sleep(PAUSE).await;
-            }
+            Err(error) => failures.pause(&error).await,
         }
     }
 }
@@ -67,10 +66,11 @@ async fn connection(socket: TcpStream, pages: Router) {
     let _ = timeout(LIFE, connection).await;
 }
 
-/// Some scrapers and probes, each with a connection or two.
-const CONNECTIONS: usize = 128;
+/// Some scrapers and probes, each with a connection or two. Each is a file that the limits of a hub
+/// leave free.
+pub const CONNECTIONS: usize = 48;
 /// So that one source leaves room for the probes of others.
-const CONNECTIONS_PER_SOURCE: usize = 48;
+const CONNECTIONS_PER_SOURCE: usize = 16;
 const DEADLINES: Deadlines =
     Deadlines { head: Duration::from_secs(5), idle: Duration::from_secs(30) };
 /// A scraper that reads its answer slower than this has gone away.
@@ -79,8 +79,6 @@ const LIFE: Duration = Duration::from_secs(300);
 const MAX_HEADERS: usize = 64;
 /// The least that hyper takes.
 const MAX_HEAD: usize = 8 * 1024;
-/// Between two attempts to accept when the process is out of descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

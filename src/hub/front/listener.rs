@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::gate::{Arrived, Gate};
 use crate::drain::Drain;
 use crate::hub::workers::Workers;
+use crate::listen::failures::AcceptFailures;
 
 /// What an accepted socket is set to.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,7 @@ pub(crate) async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let mut failures = AcceptFailures::of(&listener);
     loop {
         let accepted = tokio::select! {
             () = stop.stopping() => return,
@@ -51,12 +53,7 @@ pub(crate) async fn accept<F>(
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors or memory: the connection stays queued, and trying again at
-                // once would only spin. Anything else was the peer's end.
-                if !is_peers_doing(&error) {
-                    tracing::warn!(%error, "cannot accept connections for now");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                failures.pause(&error).await;
                 continue;
             }
         };
@@ -89,20 +86,8 @@ fn prepare(socket: TcpStream, options: SocketOptions) -> io::Result<std::net::Tc
     Ok(socket)
 }
 
-fn is_peers_doing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
-}
-
 /// Connections that have finished TCP's handshake and wait for `accept`: a reconnect storm of a
 /// thousand agents fits.
 const BACKLOG: i32 = 4096;
-/// Between two attempts to accept when the process is out of descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Idle time before the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -9,6 +9,8 @@ use ipnet::IpNet;
 pub use reached::Limit;
 pub(crate) use reached::LimitHits;
 
+use crate::listen::pages;
+
 /// The limits of one hub process.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -84,9 +86,9 @@ impl Limits {
     }
 }
 
-/// Listeners, files of state, certificates and logs, the hub's API server, and 32 connections of the
-/// admin listeners, with some to spare.
-const OWN_DESCRIPTORS: usize = 64;
+/// Listeners, files of state, certificates and logs, the hub's API server, with some to spare, and the
+/// connections of both admin listeners.
+const OWN_DESCRIPTORS: usize = 32 + 2 * pages::CONNECTIONS;
 /// Of one runtime: its poll, its waker, its signals.
 const WORKER_DESCRIPTORS: usize = 6;
 
@@ -152,11 +154,12 @@ mod tests {
             (limits.connections, limits.agent_connections)
         };
         assert_eq!(fitted(1 << 20), (20_000, 20_000));
-        assert_eq!(fitted(256), (90, 90));
+        assert_eq!(fitted(256), (58, 58));
         assert_eq!(fitted(10), (1, 1));
-        for descriptors in [100, 1_024, 30_000, 65_536] {
+        for descriptors in [200, 1_024, 30_000, 65_536] {
             let (users, agents) = fitted(descriptors);
-            assert!((users + agents) as u64 <= descriptors - 64 - 12, "{descriptors}");
+            let all = users + agents + 2 * pages::CONNECTIONS + 32 + 12;
+            assert!(all as u64 <= descriptors, "{descriptors}");
         }
     }
 
