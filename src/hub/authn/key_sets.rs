@@ -1,7 +1,7 @@
 //! The key set of one cluster, or of the hub: what was published, what of it counts, and when to
 //! ask again. No I/O; [`super::refresh`] does that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,8 @@ pub(super) struct KeySet {
     pub(super) owner: Owner,
     snapshot: ArcSwap<Snapshot>,
     published: Mutex<Arc<Material>>,
+    /// Whether the hub's keys counted as its own when it was last settled.
+    hub_itself: AtomicBool,
     /// Whether the last attempt to read it worked, and when asked.
     schedule: Mutex<Schedule>,
     /// Says that an attempt was made; no value is needed for that.
@@ -103,6 +105,7 @@ impl KeySet {
             owner,
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             published: Mutex::default(),
+            hub_itself: AtomicBool::new(false),
             schedule: Mutex::default(),
             attempts: watch::Sender::new(()),
         }
@@ -127,6 +130,7 @@ impl KeySet {
     pub(super) fn settle(&self, owners: &Owners, hub_itself: bool) {
         // Held to the end, so that an older decision never replaces a newer one.
         let material = lock(&self.published);
+        self.hub_itself.store(hub_itself, Ordering::Relaxed);
         let ours = |key: &&Arc<PublicKey>| match owners.get(&key.thumbprint) {
             // The hub's own set needs nobody's record to be the hub's.
             _ if self.owner == Owner::Hub => true,
@@ -145,6 +149,11 @@ impl KeySet {
         let current = self.snapshot.load();
         let generation = if current.same(&next) { current.generation } else { next.generation };
         self.snapshot.store(Arc::new(Snapshot { generation, ..next }));
+    }
+
+    /// Whether the hub's keys count as its own.
+    pub(super) fn is_hub_itself(&self) -> bool {
+        self.hub_itself.load(Ordering::Relaxed)
     }
 
     /// Whether the last attempt to read the set worked.

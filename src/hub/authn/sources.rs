@@ -182,6 +182,9 @@ impl Sources {
             for set in self.all() {
                 let (live, about) = match &set.owner {
                     Owner::Cluster(name) => self.cluster(name).map_or((false, None), |cluster| {
+                        if set.is_hub_itself() != cluster.hub_itself {
+                            self.settle(&set, &self.ownership.view());
+                        }
                         (!cluster.tunnels.is_empty(), cluster.about.clone())
                     }),
                     _ => (true, None),

@@ -79,6 +79,23 @@ async fn a_token_without_a_cluster_is_tried_on_four_keys_of_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whether_a_cluster_is_the_hub_itself_counts_at_once() {
+    let world = World::new().await;
+    let hub = world.hub.keys.lock().unwrap()[0].clone();
+    world.connect("local", &hub).await;
+    let reads = world.spokes.reads.load(Ordering::Relaxed);
+    for _ in 0..2 {
+        assert_eq!(world.refusal("local", &world.good(&hub)).await, Refusal::HubIdentity);
+        world.tunnels("local", 1, true);
+        tokio::time::sleep(TICK).await;
+        assert!(world.ask("local", &world.good(&hub)).await.is_ok());
+        world.tunnels("local", 1, false);
+        tokio::time::sleep(TICK).await;
+    }
+    assert_eq!(world.spokes.reads.load(Ordering::Relaxed), reads, "it was read before");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kept_set_lasts_thirty_days() {
     let world = World::new().await;
     let key = SigningKey::new("one");
