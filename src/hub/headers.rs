@@ -85,6 +85,23 @@ pub(crate) fn downstream(
     request_id: &HeaderValue,
 ) {
     hop::clean_response(headers);
+    remove_ours(headers);
+    location::settle(headers, root);
+    headers.insert(X_REQUEST_ID, request_id.clone());
+}
+
+/// Turns the trailers of a spoke's answer into the client's, in place: the rule for its head, and
+/// nothing that only a head may say (RFC 9110 section 6.5.1).
+pub(crate) fn trailers(headers: &mut HeaderMap) {
+    hop::clean_response(headers);
+    remove_ours(headers);
+    for name in &HEAD_ONLY {
+        headers.remove(name);
+    }
+}
+
+/// Removes from an answer what would speak for the hub.
+fn remove_ours(headers: &mut HeaderMap) {
     let ours = |name: &&HeaderName| {
         let name = name.as_str();
         name.starts_with(PREFIX)
@@ -94,8 +111,6 @@ pub(crate) fn downstream(
     for name in headers.keys().filter(ours).cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
-    location::settle(headers, root);
-    headers.insert(X_REQUEST_ID, request_id.clone());
 }
 
 /// The client's own request id where it is short and plain, else a new one.
@@ -138,6 +153,19 @@ const NOT_UPSTREAM: [&str; 8] = [
 /// Removed from answers: with these one spoke would speak for the hub's whole origin.
 const NOT_DOWNSTREAM: [&str; 4] =
     ["alt-svc", "clear-site-data", "set-cookie", "strict-transport-security"];
+
+/// What frames, types, or leads elsewhere, and what names the request.
+const HEAD_ONLY: [HeaderName; 9] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::WWW_AUTHENTICATE,
+    X_REQUEST_ID,
+];
 
 #[cfg(test)]
 mod tests;

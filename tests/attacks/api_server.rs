@@ -188,6 +188,11 @@ fn evil(path: &str) -> Option<Vec<u8>> {
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
                 .to_owned()
         }
+        "/trailers" => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n";
+            let trailers = TRAILERS.map(|name| format!("{name}: 1\r\n")).concat();
+            format!("{head}{trailers}checksum: 42\r\n\r\n")
+        }
         "/two" => {
             format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst{}", stolen())
         }
@@ -195,6 +200,29 @@ fn evil(path: &str) -> Option<Vec<u8>> {
     };
     Some(answer.into_bytes())
 }
+
+#[tokio::test]
+async fn s48_s50_what_trailers_must_not_say() {
+    let lair = Lair::start().await;
+    let client = lair.client().http2();
+    let mut request = client.request("GET", "/c1/trailers", empty());
+    request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+    let answer = client.open(request).await.unwrap();
+    let body = within("the body", PATIENCE, answer.into_body().collect()).await.unwrap();
+    let trailers = body.trailers().unwrap();
+    assert_eq!(trailers["checksum"], "42");
+    assert_eq!(trailers.len(), 1, "{trailers:?}");
+}
+
+/// Of an answer's trailers, none of a client's business.
+const TRAILERS: [&str; 6] = [
+    "set-cookie",
+    "strict-transport-security",
+    "access-control-allow-origin",
+    "cluster-proxy-fault",
+    "keep-alive",
+    "x-request-id",
+];
 
 #[tokio::test]
 async fn s104_what_passes_and_what_does_not() {

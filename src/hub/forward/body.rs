@@ -14,6 +14,7 @@ use super::events::Events;
 use super::watch::{Next, WatchBody};
 use crate::hub::admission::Place;
 use crate::hub::failure::Hop;
+use crate::hub::headers;
 use crate::hub::record::Record;
 use crate::hub::traffic::Traffic;
 use crate::tunnel::opener::OpenError;
@@ -125,7 +126,8 @@ impl Body for ResponseBody {
                 None => {}
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::Tunnel)))
+        let frame = frame.map(|frame| frame.map(cleaned).map_err(BrokenBody::Tunnel));
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -159,6 +161,14 @@ impl Drop for ResponseBody {
             record.ended(Hop::of(&OpenError::Unread), OpenError::Unread.to_string());
         }
     }
+}
+
+/// Data as it is, and of trailers what a client may be told.
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::trailers(trailers);
+    }
+    frame
 }
 
 /// A client's request body: counted, its trailers dropped. Trailers of requests are where smuggled

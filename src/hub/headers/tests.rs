@@ -92,6 +92,26 @@ fn a_spoke_does_not_speak_for_the_hub() {
 }
 
 #[test]
+fn trailers_say_no_more_than_a_head_may() {
+    let kept = [("checksum", "42"), ("warning", "299 - \"late\"")];
+    let mut trailers = map(&kept);
+    for name in [
+        "set-cookie",
+        "access-control-allow-origin",
+        "cluster-proxy-fault",
+        "connection",
+        "transfer-encoding",
+        "content-length",
+        "location",
+        "x-request-id",
+    ] {
+        trailers.append(name, HeaderValue::from_static("x"));
+    }
+    super::trailers(&mut trailers);
+    assert_eq!(trailers, map(&kept));
+}
+
+#[test]
 fn underscores_do_not_smuggle_identity() {
     let with = |name| check(&map(&[(name, "x")]));
     assert!(with("x_mine").is_ok());

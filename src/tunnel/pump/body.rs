@@ -8,7 +8,9 @@ use h2::Reason;
 use http_body::Body;
 
 use super::send::SendHalf;
+use crate::hop;
 use crate::tunnel::error::BodyError;
+use crate::tunnel::headers;
 
 /// Sends a body into a stream: a future of the number of bytes, and after a refusal a way to get the
 /// body back if nothing was taken from it.
@@ -33,7 +35,8 @@ impl<B> BodySender<B> {
         Self { body, send, sent: 0, polled: false, trailers: false }
     }
 
-    /// Sends the body's trailers too (answers).
+    /// Sends the body's trailers too (answers), cleaned as their head: HTTP/2 resets a stream for what
+    /// belongs to one connection.
     pub const fn with_trailers(mut self) -> Self {
         self.trailers = true;
         self
@@ -78,7 +81,11 @@ where
                     self.send.push(data).map_err(BodyError::Stream)?;
                 }
                 Err(frame) => {
-                    let trailers = frame.into_trailers().ok().filter(|_| self.trailers);
+                    let mut trailers = frame.into_trailers().ok().filter(|_| self.trailers);
+                    if let Some(trailers) = &mut trailers {
+                        hop::clean_response(trailers);
+                        headers::strip(trailers);
+                    }
                     return Poll::Ready(self.end(trailers));
                 }
             }
