@@ -183,6 +183,7 @@ mod tests {
             method: Method::GET,
             target,
             at_home: false,
+            request_id: HeaderValue::from_static("id"),
             headers: HeaderMap::from_iter([(header::AUTHORIZATION, token)]),
         }
     }

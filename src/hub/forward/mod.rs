@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 
 use super::admission::Place;
@@ -57,6 +57,7 @@ pub(crate) struct Order {
     pub(crate) target: PathAndQuery,
     /// The client's path named no cluster: paths of the answer are the client's.
     pub(crate) at_home: bool,
+    pub(crate) request_id: HeaderValue,
     /// Already those of the upstream request, mode included.
     pub(crate) headers: HeaderMap,
 }

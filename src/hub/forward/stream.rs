@@ -169,9 +169,9 @@ pub(super) fn answer(
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     let body = body.lent();
+    let upstream = took(&head.headers);
+    headers::downstream(&mut head.headers, order.root(), &order.request_id);
     if let Some(record) = record {
-        let upstream = took(&head.headers);
-        headers::downstream(&mut head.headers, order.root(), &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, record);
         record.answered(head.status, order.kind, upstream);
     }

@@ -82,8 +82,8 @@ pub(super) async fn forward(
         }
     };
     let upstream = took(&head.headers);
+    headers::downstream(&mut head.headers, order.root(), &order.request_id);
     if let Some(record) = record {
-        headers::downstream(&mut head.headers, order.root(), &record.request_id);
         forwarder.unread.watch(&body, &order.cluster, record);
     }
     ask(&mut head.headers, upgrade.protocol);

@@ -162,6 +162,7 @@ impl Front {
             method: parts.method,
             target: upstream,
             at_home,
+            request_id: request_id.clone(),
             headers,
         };
         self.forwarder.forward(order, upgrade, (body, upload), record).await
