@@ -87,6 +87,19 @@ impl Forwarder {
             }
         })
     }
+
+    /// Lets the body of `order` go on after the head of its answer, and as long as an answer might:
+    /// that may be over long before. Dropped, `sender` resets the stream.
+    pub(super) fn upload(&self, order: &Order, sender: impl Future<Output: Send> + Send + 'static) {
+        let end = self.end_of_short(order);
+        self.drain.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = end => {}
+                _ = sender => {}
+            }
+        });
+    }
 }
 
 /// The token of a request that stands before the spoke's API server as its caller. Nobody else's
@@ -218,6 +231,33 @@ mod tests {
         assert!(matches!(refusal(EXPIRED), Failure::Authn(error) if error.reason() == "expired"));
         let revoked = refusal("cluster-removed");
         assert!(matches!(revoked, Failure::Authn(error) if error.reason() == "revoked"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_outlives_its_answer_ends_with_the_token() {
+        let forwarder = forwarder();
+        let order = order(Mode::Caller, Some(Duration::from_secs(60)));
+        let (held, mut gone) = tokio::sync::mpsc::channel::<&str>(2);
+        for takes in [30, 90] {
+            let held = held.clone();
+            forwarder.upload(&order, async move {
+                tokio::time::sleep(Duration::from_secs(takes)).await;
+                held.send("done").await
+            });
+        }
+        drop(held);
+        let started = tokio::time::Instant::now();
+        assert_eq!(gone.recv().await, Some("done"));
+        assert_eq!(gone.recv().await, None, "the other one was dropped");
+        assert_eq!(started.elapsed().as_secs(), 60);
+        // Or with its cluster, after a while.
+        let order = self::order(Mode::Caller, None);
+        let (held, mut gone) = tokio::sync::mpsc::channel::<()>(1);
+        forwarder.upload(&order, async move { held.closed().await });
+        tokio::time::sleep(NOT_SHORT + Duration::from_secs(1)).await;
+        assert!(gone.try_recv() != Err(tokio::sync::mpsc::error::TryRecvError::Disconnected));
+        forwarder.live.end_cluster(&cluster(), "cluster-removed");
+        assert_eq!(gone.recv().await, None);
     }
 
     #[tokio::test(start_paused = true)]

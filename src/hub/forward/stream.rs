@@ -132,7 +132,7 @@ async fn exchange(
     match head {
         Ok(head) => {
             if let Some(sender) = sender.filter(|_| sending) {
-                forwarder.drain.spawn(sender);
+                forwarder.upload(order, sender);
             }
             Ok(head)
         }
