@@ -29,6 +29,14 @@ pub(super) struct Place {
     connection: Arc<Http2>,
 }
 
+/// How full a connection is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) streams: usize,
+    /// What it takes.
+    pub(super) most: usize,
+}
+
 // === impl Http2 ===
 
 impl Http2 {
@@ -71,15 +79,16 @@ impl Http2 {
         self.sender.is_closed()
     }
 
-    pub(super) fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+    pub(super) fn load(&self) -> Load {
+        let most = MAX_STREAMS.min(self.allowed.load(Ordering::Relaxed));
+        Load { streams: self.streams.load(Ordering::Relaxed), most }
     }
 
     /// Takes a place if the connection has one. Callers hold the pool's lock, so that two of them
     /// never take the last place.
     pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
-        let limit = MAX_STREAMS.min(self.allowed.load(Ordering::Relaxed));
-        if self.is_closed() || self.streams() >= limit {
+        let Load { streams, most } = self.load();
+        if self.is_closed() || streams >= most {
             return None;
         }
         self.streams.fetch_add(1, Ordering::Relaxed);

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::connector::{ANY, Connector};
 use super::http1::Http1;
-use super::http2::{Http2, Place};
+use super::http2::{Http2, Load, Place};
 use super::{Account, Failed, RequestBody, UpstreamError};
 
-/// Opens connections on demand and hands out the least loaded.
+/// Opens connections on demand, and uses no more of them than it needs: an API server closes those
+/// that nobody uses.
 pub(super) struct Pool {
     connector: Arc<Connector>,
     account: Account,
@@ -55,7 +56,7 @@ impl Pool {
         }
     }
 
-    /// A place on the least loaded connection; opens one if none has room.
+    /// A place on a connection; opens one if none has room.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, UpstreamError> {
         if let Some(lease) = self.free() {
             return Ok(lease);
@@ -81,8 +82,8 @@ impl Pool {
     fn free(self: &Arc<Self>) -> Option<Lease> {
         let mut connections = self.lock();
         connections.http2.retain(|connection| !connection.is_closed());
-        let least = connections.http2.iter().min_by_key(|connection| connection.streams());
-        if let Some(place) = least.and_then(Http2::place) {
+        let chosen = choose(connections.http2.iter().map(|connection| connection.load()));
+        if let Some(place) = chosen.and_then(|at| connections.http2[at].place()) {
             return Some(Lease { kind: Kind::Http2(place) });
         }
         connections.http1.retain(|connection| !connection.is_closed());
@@ -153,5 +154,50 @@ impl Drop for Lease {
     }
 }
 
+/// Which of the connections takes a stream, oldest first: the first that is not half full, so that the
+/// ones of a burst fall idle after it; else the one with the most room.
+fn choose(loads: impl Iterator<Item = Load> + Clone) -> Option<usize> {
+    let calm = loads.clone().position(|load| load.streams < load.most / 2);
+    let room = |(_, load): &(usize, Load)| load.most.saturating_sub(load.streams);
+    calm.or_else(|| loads.enumerate().max_by_key(room).map(|(at, _)| at))
+}
+
 /// HTTP/1.1 connections kept for later requests; each costs the API server a file.
 const MAX_IDLE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_is_spread_and_what_it_opened_falls_idle() {
+        let chosen = |loads: &[usize]| {
+            choose(loads.iter().map(|streams| Load { streams: *streams, most: 240 }))
+        };
+        assert_eq!(chosen(&[]), None);
+        // Streams end in the order in which they began.
+        let (mut loads, mut running) = (vec![0; 5], VecDeque::new());
+        for step in 0..3000 {
+            if step < 1000 || step % 2 == 0 {
+                let at = chosen(&loads).unwrap();
+                loads[at] += 1;
+                running.push_back(at);
+            }
+            if step == 999 {
+                assert_eq!(loads, [200; 5]);
+            }
+            let ends = if step == 1000 { 901 } else { usize::from(step > 1000 && step % 2 == 1) };
+            for at in running.drain(..ends) {
+                loads[at] -= 1;
+            }
+        }
+        assert_eq!(loads, [99, 0, 0, 0, 0]);
+        // Where there is no more room than that, it is used.
+        let two = [(49, 100), (50, 100)].map(|(streams, most)| Load { streams, most });
+        assert_eq!(choose(two.into_iter()), Some(0));
+        let full = [(100, 100), (60, 100)].map(|(streams, most)| Load { streams, most });
+        assert_eq!(choose(full.into_iter()), Some(1));
+    }
+}
