@@ -1,6 +1,7 @@
 //! By what name a client may call, and requests that come back.
 
 use http::HeaderValue;
+use serde_json::Value;
 
 use crate::support::api::kubeconfig;
 use crate::support::client::{Client, empty};
@@ -87,19 +88,27 @@ async fn a_cluster_whose_api_server_is_the_hub_is_a_loop() {
     std::fs::write(spoke.directory.join("kubeconfig"), kubeconfig(&server, &ca, &token)).unwrap();
     spoke.start_agent(hub.agents);
 
-    let answer = eventually("the loop is found", PATIENCE, || async {
+    let mut rounds = (0..).map(|round| format!("round-{round}"));
+    let (id, answer) = eventually("the loop is found", PATIENCE, || {
+        // A name for each attempt: those before the agent is there leave lines too.
+        let id = rounds.next().unwrap();
         let mut request = client.request("GET", "/c1/version", empty());
-        request.headers_mut().insert("x-request-id", HeaderValue::from_static("round"));
-        let answer = client.send(request).await;
-        (answer.status == 508).then_some(answer)
+        request.headers_mut().insert("x-request-id", HeaderValue::from_str(&id).unwrap());
+        let answer = client.send(request);
+        async move {
+            let answer = answer.await;
+            (answer.status == 508).then_some((id, answer))
+        }
     })
     .await;
     answer.assert_status(508, "LoopDetected");
     // Once round, and no more.
     eventually("two lines", PATIENCE, || async {
         let log = std::fs::read_to_string(&fleet.hub.access_log).ok()?;
-        let lines = log.lines().filter(|line| line.contains("\"round\"") && line.contains("508"));
-        (lines.count() == 2).then_some(())
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let codes =
+            lines.filter(|line| line["request_id"] == id.as_str()).map(|line| line["code"].clone());
+        (codes.collect::<Vec<_>>() == [508, 508]).then_some(())
     })
     .await;
     let probe = eventually("the probe notices", PATIENCE, || async {
