@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::impersonation::ImpersonationRule;
+
 /// Configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -19,6 +21,8 @@ pub struct AgentConfig {
     pub audiences: Vec<String>,
     /// Further issuers of this cluster's tokens.
     pub issuers: Vec<String>,
+    /// Which identities of the hub may use this cluster by impersonation; `None` for nobody.
+    pub impersonation: Option<ImpersonationRule>,
     /// Admin listener.
     pub admin: SocketAddr,
     /// How long running streams may take when the agent stops.

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::hop;
 use crate::tunnel::headers::strip;
+use crate::tunnel::impersonation;
 
 /// A header that the rules of the wire want and that is missing, or there more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +26,25 @@ pub(super) fn as_caller(headers: &mut HeaderMap) -> Result<(), NotExactlyOne> {
 /// Makes the headers of an `agent` request fit for the API server: `token` is the agent's own
 /// (`None` where a client certificate speaks), and nothing that a client sent stands beside it.
 pub(super) fn as_agent(headers: &mut HeaderMap, token: Option<HeaderValue>) {
-    let identity = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with(IMPERSONATE) || name.starts_with(REMOTE)
-    };
-    let names: Vec<HeaderName> = headers.keys().filter(|name| identity(name)).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
+    remove_all(headers, impersonation::PREFIX);
+    as_impersonator(headers, token);
+}
+
+/// Makes the headers of an `impersonate` request fit for the API server: as those of the agent, and
+/// for whom it speaks, which is checked by now, stays.
+pub(super) fn as_impersonator(headers: &mut HeaderMap, token: Option<HeaderValue>) {
+    remove_all(headers, REMOTE);
     headers.remove(AUTHORIZATION);
     clean_request(headers);
     if let Some(token) = token {
         headers.insert(AUTHORIZATION, token);
+    }
+}
+
+fn remove_all(headers: &mut HeaderMap, prefix: &str) {
+    let named = |name: &&HeaderName| name.as_str().starts_with(prefix);
+    for name in headers.keys().filter(named).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
     }
 }
 
@@ -71,8 +79,6 @@ fn clean_request(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
 }
 
-/// `Impersonate-User`, `-Group`, `-Uid`, `-Extra-*`: kube-apiserver's own.
-const IMPERSONATE: &str = "impersonate-";
 /// `X-Remote-User` and so on: an API server with a request-header CA believes them.
 const REMOTE: &str = "x-remote-";
 
@@ -121,6 +127,19 @@ mod tests {
         let mut with_certificate = sent;
         as_agent(&mut with_certificate, None);
         assert_eq!(with_certificate, headers(&[("accept", "application/json")]));
+    }
+
+    #[test]
+    fn as_impersonator_keeps_only_for_whom_it_speaks() {
+        let mut sent = headers(&[
+            ("authorization", "Bearer hub"),
+            ("impersonate-user", "cluster:hub:jane"),
+            ("x-remote-group", "system:masters"),
+            ("connection", "impersonate-user"),
+        ]);
+        as_impersonator(&mut sent, Some(HeaderValue::from_static("Bearer own")));
+        let left = [("impersonate-user", "cluster:hub:jane"), ("authorization", "Bearer own")];
+        assert_eq!(sent, headers(&left));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod dial;
 mod dialer;
 mod headers;
 mod hello;
+mod impersonation;
 mod link;
 mod metrics;
 mod presence;
@@ -22,6 +23,7 @@ mod upgrade;
 mod upstream;
 
 pub use config::AgentConfig;
+pub use impersonation::ImpersonationRule;
 pub use upstream::UpstreamConfigError;
 
 use std::net::{SocketAddr, TcpListener};
@@ -75,7 +77,12 @@ impl Agent {
             config.issuers.clone(),
             accesses.clone(),
         );
-        let service = Arc::new(Service::new(accesses, greeter, metrics.clone()));
+        let service = Arc::new(Service::new(
+            accesses,
+            greeter,
+            metrics.clone(),
+            config.impersonation.clone(),
+        ));
         let bind = |source| AgentError::Bind { address: config.admin, source };
         let admin = TcpListener::bind(config.admin).map_err(bind)?;
         admin.set_nonblocking(true).map_err(bind)?;

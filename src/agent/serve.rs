@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use super::access::Accesses;
 use super::headers;
 use super::hello::{Greeter, no_body};
+use super::impersonation::ImpersonationRule;
 use super::link::Link;
 use super::metrics::Metrics;
 use super::upgrade;
@@ -29,6 +30,8 @@ pub(super) struct Service {
     pub(super) accesses: Accesses,
     pub(super) greeter: Greeter,
     pub(super) metrics: Metrics,
+    /// `None` lets no identity of the hub in.
+    impersonation: Option<ImpersonationRule>,
     /// The last attempt reached the API server: a change is worth a line, each failure is not.
     reachable: AtomicBool,
 }
@@ -97,11 +100,16 @@ impl TunnelHandler {
     ) -> Outcome {
         match mode {
             Some(Mode::Tunnel) => self.exchange(request, responder).await,
-            Some(Mode::Caller) => self.service.forward(Account::Caller, request, responder).await,
-            Some(Mode::Agent) => self.service.forward(Account::Agent, request, responder).await,
-            // The agent builds and checks impersonation in a later version; until then nobody
-            // gets to use its rights under another name.
-            Some(Mode::Impersonate) | None => refuse(responder, Fault::Refused),
+            Some(mode @ (Mode::Caller | Mode::Agent)) => {
+                self.service.forward(mode, request, responder).await
+            }
+            Some(Mode::Impersonate) if !self.service.lets_in(request.headers()) => {
+                refuse(responder, Fault::NotImpersonated)
+            }
+            Some(Mode::Impersonate) => {
+                self.service.forward(Mode::Impersonate, request, responder).await
+            }
+            None => refuse(responder, Fault::Refused),
         }
     }
 }
@@ -109,20 +117,39 @@ impl TunnelHandler {
 // === impl Service ===
 
 impl Service {
-    pub(super) fn new(accesses: Accesses, greeter: Greeter, metrics: Metrics) -> Self {
-        Self { accesses, greeter, metrics, reachable: AtomicBool::new(true) }
+    pub(super) fn new(
+        accesses: Accesses,
+        greeter: Greeter,
+        metrics: Metrics,
+        impersonation: Option<ImpersonationRule>,
+    ) -> Self {
+        Self { accesses, greeter, metrics, impersonation, reachable: AtomicBool::new(true) }
+    }
+
+    /// Whether the owner of this cluster lets in whom `headers` name.
+    fn lets_in(&self, headers: &HeaderMap) -> bool {
+        let Some(rule) = &self.impersonation else {
+            tracing::debug!("an identity of the hub was refused: --impersonation is off");
+            return false;
+        };
+        let checked = rule.check(headers);
+        if let Err(error) = &checked {
+            tracing::warn!(%error, "an identity of the hub was refused");
+        }
+        checked.is_ok()
     }
 
     /// Passes a request on with the rights of its caller, or of the agent.
     async fn forward(
         &self,
-        account: Account,
+        mode: Mode,
         request: Request<ReceiveBody>,
         responder: Responder,
     ) -> Outcome {
+        let account = if mode == Mode::Caller { Account::Caller } else { Account::Agent };
         if !connect::is_connect(&request) {
             let mut request = request;
-            return match self.clean(account, request.headers_mut()) {
+            return match self.clean(mode, request.headers_mut()) {
                 Ok(()) => self.pass(account, request, responder).await,
                 Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
             };
@@ -130,25 +157,21 @@ impl Service {
         let Ok((mut request, upgrade)) = connect::decode_request(request) else {
             return refuse(responder, Fault::Refused);
         };
-        let clean = |headers: &mut HeaderMap| self.clean(account, headers);
+        let clean = |headers: &mut HeaderMap| self.clean(mode, headers);
         match headers::keeping_upgrade(request.headers_mut(), clean) {
             Ok(()) => upgrade::pass(self, account, upgrade, request, responder).await,
             Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
         }
     }
 
-    fn clean(
-        &self,
-        account: Account,
-        headers: &mut HeaderMap,
-    ) -> Result<(), headers::NotExactlyOne> {
-        match account {
-            Account::Caller => headers::as_caller(headers),
-            Account::Agent => {
-                headers::as_agent(headers, self.accesses.current().token.header());
-                Ok(())
-            }
+    fn clean(&self, mode: Mode, headers: &mut HeaderMap) -> Result<(), headers::NotExactlyOne> {
+        let token = || self.accesses.current().token.header();
+        match mode {
+            Mode::Caller => return headers::as_caller(headers),
+            Mode::Impersonate => headers::as_impersonator(headers, token()),
+            Mode::Agent | Mode::Tunnel => headers::as_agent(headers, token()),
         }
+        Ok(())
     }
 
     async fn pass(

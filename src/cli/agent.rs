@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::agent::{Agent, AgentConfig};
+use crate::agent::{Agent, AgentConfig, ImpersonationRule};
 use crate::drain::Drain;
 
 /// Flags of `agent`.
@@ -40,6 +40,17 @@ pub(crate) struct AgentArgs {
     /// A further issuer of this cluster's tokens
     #[arg(long, env = "CLUSTER_PROXY_ISSUER", value_name = "URL", value_delimiter = ',')]
     issuer: Vec<String>,
+
+    /// Which identities of the hub may use this cluster, where its RBAC lets the agent impersonate them:
+    /// those that begin with PREFIX, or none (`off`)
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_IMPERSONATION",
+        value_name = "PREFIX|off",
+        default_value = "cluster:",
+        value_parser = impersonation
+    )]
+    impersonation: Impersonation,
 
     /// Health and metrics (plain HTTP: keep it on loopback)
     #[arg(
@@ -100,9 +111,21 @@ impl AgentArgs {
             tunnels: usize::from(self.tunnels),
             audiences: self.audience,
             issuers: self.issuer,
+            impersonation: self.impersonation.0,
             admin: self.admin_address,
             drain_timeout: self.drain_timeout,
         })
+    }
+}
+
+/// A value of `--impersonation`.
+#[derive(Clone, Debug)]
+struct Impersonation(Option<ImpersonationRule>);
+
+fn impersonation(value: &str) -> Result<Impersonation, String> {
+    match value {
+        "off" => Ok(Impersonation(None)),
+        prefix => ImpersonationRule::new(prefix).map(|rule| Impersonation(Some(rule))),
     }
 }
 

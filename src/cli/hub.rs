@@ -4,6 +4,7 @@ mod controllers;
 mod limits;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,11 @@ pub(crate) struct HubArgs {
     /// Accept tokens without an end, from Secrets of type kubernetes.io/service-account-token
     #[arg(long, env = "CLUSTER_PROXY_ALLOW_LEGACY_TOKENS")]
     allow_legacy_tokens: bool,
+
+    /// Which of the hub's own ServiceAccounts may ask which clusters for what: a file of rules, read
+    /// again when it changes [default: none may]
+    #[arg(long, env = "CLUSTER_PROXY_POLICY", value_name = "FILE")]
+    policy: Option<PathBuf>,
 
     /// Where the access log goes: `-` for standard output, a file (opened again on SIGHUP), or `off`
     #[arg(long, env = "CLUSTER_PROXY_ACCESS_LOG", value_name = "-|FILE|off", default_value = "-", value_parser = access_log)]
@@ -190,6 +196,7 @@ impl HubArgs {
                 allow_legacy_tokens: self.allow_legacy_tokens,
                 waiting: limits.waiting_strangers(),
             },
+            policy: self.policy,
             access_log: self.access_log,
             workers,
             min_drain,

@@ -249,7 +249,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tunnel::headers::Mode;
 
     fn cluster(name: &str) -> ClusterName {
         ClusterName::parse(name).unwrap()
@@ -258,7 +257,7 @@ mod tests {
     fn caller(user: &str) -> Arc<Identity> {
         Arc::new(Identity {
             user: user.to_owned(),
-            mode: Mode::Caller,
+            impersonation: None,
             account_uid: None,
             bound: false,
             expires: None,

@@ -30,6 +30,8 @@ pub struct HubConfig {
     pub controllers: Option<ControllersConfig>,
     /// Authentication.
     pub authn: AuthnConfig,
+    /// Which identities of the hub may ask for what; without it, none may.
+    pub policy: Option<PathBuf>,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// Worker threads, one runtime each.

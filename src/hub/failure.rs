@@ -8,6 +8,7 @@ use super::front::head::HeadTooLarge;
 use super::headers::HeaderError;
 use super::hosts::HostError;
 use super::limits::Limit;
+use super::policy::Denied;
 use super::route::RouteError;
 use super::via::Loop;
 use crate::name::ClusterName;
@@ -39,6 +40,12 @@ pub(crate) enum Failure {
     /// The caller was not let in, or could not be judged.
     #[error(transparent)]
     Authn(#[from] AuthnError),
+    /// An identity of the hub that the policy does not let through.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// No cluster of that name is enrolled; only who may ask for it hears so.
+    #[error("no cluster {0} is enrolled: check its name")]
+    NoCluster(ClusterName),
     /// The request's body broke off, or broke its framing.
     #[error("the request body could not be read: {0}")]
     Body(String),
@@ -109,6 +116,8 @@ pub(crate) enum Hop {
     Client,
     /// The hub could not say who is calling, or would not let them in.
     Authentication,
+    /// The hub's policy.
+    Policy,
     /// A limit of the hub.
     Limit,
     /// No tunnel, or it broke.
@@ -130,8 +139,10 @@ impl Failure {
             | Self::Loop(_)
             | Self::Headers(_)
             | Self::Body(_)
+            | Self::NoCluster(_)
             | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
+            Self::Denied(_) => Hop::Policy,
             Self::Full(_)
             | Self::Head(_)
             | Self::TooMany(_)
@@ -141,7 +152,7 @@ impl Failure {
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
                 Fault::Unreachable | Fault::Interrupted | Fault::BadAnswer => Hop::ApiServer,
-                Fault::AgentRefused | Fault::Refused => Hop::Agent,
+                Fault::AgentRefused | Fault::Refused | Fault::NotImpersonated => Hop::Agent,
             },
             Self::HeadTimeout { .. } => Hop::ApiServer,
         }
@@ -179,6 +190,7 @@ impl Hop {
             Self::None => "none",
             Self::Client => "client",
             Self::Authentication => "hub-authentication",
+            Self::Policy => "hub-policy",
             Self::Limit => "hub-limit",
             Self::Tunnel => "tunnel",
             Self::Agent => "agent",
@@ -196,6 +208,9 @@ fn fault_text(fault: &Fault, cluster: &ClusterName) -> String {
             "was refused by its API server: check the agent's own ServiceAccount token and RBAC"
         }
         Fault::Refused => "refuses this kind of request",
+        Fault::NotImpersonated => {
+            "does not let this identity of the hub in: its owner decides that (--impersonation)"
+        }
     };
     format!("the agent of cluster {cluster} {what}")
 }

@@ -6,6 +6,7 @@
 //! | how much is taken on | `limits`, `front::gate`, `admission`, `flood`, `unread`, `memory` |
 //! | which cluster | `route` |
 //! | who is calling | [`authn`] |
+//! | whether an identity of the hub may | `policy` |
 //! | what crosses | `hosts`, `via`, `headers`, `verb` |
 //! | which tunnel, send, judge | `registry`, `forward` |
 //! | what ends it early | [`live`], `forward/ending` |
@@ -35,6 +36,7 @@ pub mod memory;
 mod metrics;
 mod own_api;
 mod parts;
+mod policy;
 mod probe;
 mod record;
 mod registry;
@@ -43,6 +45,8 @@ mod route;
 mod shutdown;
 mod spoke_client;
 mod spokes;
+mod token_key;
+mod token_review;
 mod traffic;
 mod unread;
 mod verb;
@@ -73,6 +77,7 @@ use front::listener::{SocketOptions, accept, bind};
 use live::LiveStreams;
 use metrics::Metrics;
 use parts::Parts;
+use policy::Policies;
 use record::Recorder;
 use registry::Registry;
 use replicas::Replicas;
@@ -84,6 +89,7 @@ use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
 pub use controllers::{AccountsOptions, ControllersConfig};
+pub use policy::Unusable;
 
 /// A hub with its listeners bound.
 pub struct Hub {
@@ -98,6 +104,7 @@ pub struct Hub {
     metrics: Metrics,
     collected: prometheus::Registry,
     authenticator: Authenticator,
+    policies: Policies,
     recorder: Recorder,
     controllers: Option<Controllers>,
 }
@@ -142,6 +149,7 @@ impl Hub {
             &collected,
         )
         .await?;
+        let policies = Policies::load(config.policy.clone(), &collected)?;
         let dropped = metrics.access_lines_dropped.clone();
         let log = access_log::AccessLogger::open(&config.access_log, dropped)
             .map_err(HubError::AccessLog)?;
@@ -170,6 +178,7 @@ impl Hub {
             metrics,
             collected,
             authenticator,
+            policies,
             recorder,
             controllers,
         })
@@ -180,12 +189,14 @@ impl Hub {
         self.addresses
     }
 
-    /// What reads the certificates again, now instead of when their turn comes, and opens the access
-    /// log again. What cannot be used is reported, and the old kept. Connections that run go on.
+    /// What reads certificates and policy again, now instead of when their turn comes, and opens the
+    /// access log again. What cannot be used is reported, and the old kept. Connections that run go on.
     pub fn reloader(&self) -> impl Fn() + Send + 'static {
         let (tls, log) = (self.tls.clone(), self.recorder.log.clone());
+        let policies = self.policies.clone();
         move || {
             tls.ask();
+            policies.ask();
             log.reopen();
         }
     }
@@ -201,8 +212,10 @@ impl Hub {
         let front = Front {
             tls: self.tls.front.clone(),
             authenticator: self.authenticator.clone(),
+            policies: self.policies.clone(),
             forwarder: Forwarder {
                 registry: self.registry.clone(),
+                policies: self.policies.clone(),
                 live: self.live.clone(),
                 drain: clients.clone(),
                 head_timeout: self.config.head_timeout,
@@ -244,7 +257,9 @@ impl Hub {
         let mut parts = Parts::default();
         parts.spawn("authentication", self.authenticator.clone().run());
         let spokes = Arc::new(Spokes { registry: self.registry.clone() });
-        parts.spawn("watch of live streams", self.live.clone().run(spokes));
+        let hub_reviews = self.authenticator.hub_reviews();
+        parts.spawn("watch of live streams", self.live.clone().run(spokes, hub_reviews));
+        parts.spawn("watch of the policy", self.policies.clone().follow());
         parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));
         parts.spawn("budget of unread bytes", unread.run());
         parts.spawn("probes", probe::run(self.registry.clone(), self.metrics.clone()));
@@ -357,6 +372,9 @@ pub enum HubError {
     /// The hub's own API server.
     #[error("the hub's API server cannot be used: {0}")]
     Endpoint(#[from] EndpointError),
+    /// Who may pass.
+    #[error(transparent)]
+    Policy(#[from] Unusable),
     /// Two metrics of one name: a mistake of ours.
     #[error("metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),

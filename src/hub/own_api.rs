@@ -23,4 +23,17 @@ impl HubApi for ApiReader {
             got.map_err(|error| SpokeApiError(error.to_string()))
         })
     }
+
+    fn post<'a>(
+        &'a self,
+        path: &'a str,
+        body: Bytes,
+        limit: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
+        Box::pin(async move {
+            let answer = Self::post(self, path, body, limit, deadline).await;
+            answer.map_err(|error| SpokeApiError(error.to_string()))
+        })
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Record {
     client: IpAddr,
     method: Method,
     path: String,
-    /// Set once the caller was let in: only then may a name become a label.
+    /// Set once the caller is known; only that of a cluster which is enrolled becomes a label.
     cluster: Option<ClusterName>,
     identity: Option<Arc<Identity>>,
     verb: &'static str,
@@ -118,6 +118,18 @@ impl Record {
         self.counted = Some(admitted);
     }
 
+    /// The caller is known.
+    pub(crate) fn identified(
+        &mut self,
+        cluster: &ClusterName,
+        who: &Arc<Identity>,
+        kind: RequestKind,
+    ) {
+        self.cluster = Some(cluster.clone());
+        self.identity = Some(Arc::clone(who));
+        self.verb = kind.verb;
+    }
+
     /// The caller was let in.
     pub(crate) fn admitted(
         &mut self,
@@ -134,9 +146,7 @@ impl Record {
         let in_flight = metrics.in_flight.with_label_values(&[cluster.as_str()]);
         in_flight.inc();
         self.in_flight = Some(in_flight);
-        self.cluster = Some(cluster.clone());
-        self.identity = Some(Arc::clone(who));
-        self.verb = kind.verb;
+        self.identified(cluster, who, kind);
     }
 
     /// A response head from the API server goes to the client; `upstream` is how long the agent

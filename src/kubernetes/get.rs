@@ -1,13 +1,13 @@
-//! A small client for the few documents that we read from an API server of our own accord.
+//! A small client for the few questions that we ask an API server of our own accord.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use super::{ApiServer, Credentials, EndpointError, TokenSource};
 use crate::pki::tls;
 
-/// Reads from one API server under our own identity: a connection per request, because requests
-/// are a minute apart. Clones share the token.
+/// Asks one API server under our own identity: a connection per request, because requests are
+/// seconds apart. Clones share the token.
 #[derive(Clone)]
 pub struct ApiReader {
     server: Arc<ApiServer>,
@@ -56,20 +56,49 @@ impl ApiReader {
         limit: usize,
         deadline: Duration,
     ) -> Result<(StatusCode, Bytes), GetError> {
-        tokio::time::timeout(deadline, self.exchange(path, limit)).await.map_err(|_| {
+        self.within(deadline, self.exchange(Method::GET, path, Bytes::new(), limit)).await
+    }
+
+    /// `POST path` with a JSON body, as [`ApiReader::get`].
+    pub async fn post(
+        &self,
+        path: &str,
+        body: Bytes,
+        limit: usize,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Bytes), GetError> {
+        self.within(deadline, self.exchange(Method::POST, path, body, limit)).await
+    }
+
+    async fn within<T>(
+        &self,
+        deadline: Duration,
+        exchange: impl Future<Output = Result<T, GetError>>,
+    ) -> Result<T, GetError> {
+        tokio::time::timeout(deadline, exchange).await.map_err(|_| {
             self.error(format!("no answer within {}", humantime::format_duration(deadline)))
         })?
     }
 
-    async fn exchange(&self, path: &str, limit: usize) -> Result<(StatusCode, Bytes), GetError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<(StatusCode, Bytes), GetError> {
         let failed = |error: &dyn std::error::Error| self.error(error.to_string());
         let authority = self.server.authority();
-        let mut request = Request::get(path)
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(HOST, &authority)
             .header(USER_AGENT, USER)
-            .header(ACCEPT, HeaderValue::from_static(DOCUMENTS))
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| failed(&error))?;
+            .header(ACCEPT, HeaderValue::from_static(DOCUMENTS));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let mut request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
         if let Some(token) = self.token.header() {
             request.headers_mut().insert(AUTHORIZATION, token);
         }

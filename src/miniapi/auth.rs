@@ -123,7 +123,7 @@ pub(super) fn impersonate(
 ) -> Result<Identity, MiniStatus> {
     let texts = |name: &str| -> Vec<String> {
         let values = headers.get_all(name).iter();
-        values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+        values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     };
     let user = texts("impersonate-user").into_iter().next().unwrap_or_default();
     let mut groups = texts("impersonate-group");
@@ -152,6 +152,9 @@ pub(super) fn impersonate(
             },
         )
     };
+    for group in &groups {
+        may("", "groups", "", "", group)?;
+    }
     match user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
         Some((namespace, name)) => {
             may("", "serviceaccounts", "", namespace, name)?;
@@ -161,9 +164,6 @@ pub(super) fn impersonate(
             }
         }
         None => may("", "users", "", "", &user)?,
-    }
-    for group in groups.iter().filter(|group| !group.starts_with("system:serviceaccounts")) {
-        may("", "groups", "", "", group)?;
     }
     let mut attributes = Map::new();
     for (key, values) in extra {

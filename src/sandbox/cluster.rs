@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::apiserver::Api;
 use super::folder::Folder;
 use super::hub::{Hub, loopback};
-use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision};
-use crate::agent::{Agent, AgentConfig};
+use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision, visitor};
+use crate::agent::{Agent, AgentConfig, ImpersonationRule};
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -43,6 +43,7 @@ impl Cluster {
         let kubeconfig = directory.join("kubeconfig");
         folder.write(&kubeconfig, &provision::agent(&api.client, &api.server).await?)?;
         provision::managed_rights(&api.client, accounts::NAME).await?;
+        visitor::rights(&api.client).await?;
 
         join(&name, state, hub, folder).await?;
         let failed = |cluster: ClusterName| move |source| SandboxError::Agent { cluster, source };
@@ -53,6 +54,7 @@ impl Cluster {
             tunnels: TUNNELS,
             audiences: Vec::new(),
             issuers: Vec::new(),
+            impersonation: Some(ImpersonationRule::default()),
             admin: loopback(0),
             drain_timeout: PATIENCE,
         })

@@ -82,17 +82,26 @@ impl Folder {
         self.path.join("access.log")
     }
 
+    /// Writes the hub's policy, and returns where.
+    pub(super) fn policy(&self, text: &str) -> Result<PathBuf, SandboxError> {
+        let file = self.path.join("policy.yaml");
+        self.write(&file, text)?;
+        Ok(file)
+    }
+
     /// Writes a file of mode 0600, whole or not at all.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), SandboxError> {
         state::replace(path, text.as_bytes())
             .map_err(|source| SandboxError::Folder { path: path.to_owned(), source })
     }
 
-    /// Writes what people and scripts need to reach the hub and the clusters, each with its token.
+    /// Writes what people and scripts need to reach the hub and the clusters, each with its token; `visitor` is the
+    /// token of the hub's own.
     pub(super) fn publish(
         &self,
         hub: &Hub,
         hub_api: &Api,
+        visitor: &str,
         clusters: &[(Cluster, Zeroizing<String>)],
     ) -> Result<(), SandboxError> {
         let mut urls = Map::new();
@@ -101,6 +110,7 @@ impl Folder {
         url("agents", &format!("https://{}", hub.agents));
         url("admin", &format!("http://{}", hub.admin));
         url("hub-api", &hub_api.url());
+        self.write(&self.path.join("tokens").join(HUB), visitor)?;
         let mut contexts = Vec::new();
         for (cluster, token) in clusters {
             let name = cluster.name.as_str();

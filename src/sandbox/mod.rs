@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `kubeconfig` | contexts of the clusters (through the hub) and `hub` (the hub's own API) |
 //! | `ca.crt`, `tokens/NAME`, `urls.json` | the same for curl and scripts |
+//! | `tokens/hub`, `policy.yaml` | an account of the hub's own cluster, and what lets it in |
 //! | `access.log` | the hub's access log |
 //! | `data/` | keys, certificates and state: what a second run finds again |
 
@@ -21,6 +22,7 @@ mod guide;
 mod hub;
 mod inventory;
 pub mod provision;
+mod visitor;
 
 use std::io;
 use std::net::SocketAddr;
@@ -95,6 +97,7 @@ async fn serve(
     let client = &hub_api.client;
     inventory::seed(client, &config.clusters).await?;
     accounts::seed(client, &config.clusters).await?;
+    let visitor = visitor::seed(client).await?;
     let hub = hub::start(config.port, folder, state.clone(), &hub_api, drains).await?;
     let starting =
         config.clusters.iter().zip(apis).map(|(name, api)| {
@@ -103,7 +106,7 @@ async fn serve(
     let clusters = try_join_all(starting).await?;
     let tokens = accounts::tokens(client, &config.clusters).await?;
     let clusters: Vec<_> = clusters.into_iter().zip(tokens).collect();
-    folder.publish(&hub, &hub_api, &clusters)?;
+    folder.publish(&hub, &hub_api, &visitor, &clusters)?;
     join_all(clusters.iter().map(|(cluster, token)| cluster.answers(&hub, token)))
         .await
         .into_iter()

@@ -36,6 +36,9 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
             "verbs": ["get"]},
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         rule("", &["serviceaccounts"], &["list", "watch"]),
+        // Whom it lets in, the agent decides: RBAC can only name them one by one.
+        rule("", &["users", "groups"], &["impersonate"]),
+        rule("authentication.k8s.io", &OF_ACCOUNTS, &["impersonate"]),
     ]});
     apply::<ClusterRole>(&Api::all(client.clone()), AGENT, everywhere).await?;
     let binding = binding("ClusterRole", AGENT, AGENT_NAMESPACE, AGENT);
@@ -139,13 +142,17 @@ pub(super) async fn namespace(client: &Client, name: &str) -> Result<(), Sandbox
     apply::<Namespace>(&Api::all(client.clone()), name, json!({})).await
 }
 
-async fn service_account(client: &Client, namespace: &str, name: &str) -> Result<(), SandboxError> {
+pub(super) async fn service_account(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<(), SandboxError> {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
     apply(&accounts, name, json!({})).await
 }
 
 /// TokenRequest, for the API server's own audience.
-async fn token(
+pub(super) async fn token(
     client: &Client,
     namespace: &str,
     name: &str,
@@ -168,7 +175,7 @@ async fn token(
 }
 
 /// Makes the object, or makes an old one like this.
-async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<(), SandboxError>
+pub(super) async fn apply<K>(api: &Api<K>, name: &str, object: Value) -> Result<(), SandboxError>
 where
     K: Clone + Debug + DeserializeOwned + Serialize + Resource<DynamicType = ()>,
 {
@@ -205,6 +212,16 @@ pub const AGENT_NAMESPACE: &str = "open-cluster-management-cluster-proxy";
 
 /// Name of the agent's ServiceAccount, and of its roles.
 pub const AGENT: &str = "cluster-proxy-agent";
+
+/// What API servers say of a ServiceAccount beside its name and groups.
+const OF_ACCOUNTS: [&str; 6] = [
+    "uids",
+    "userextras/cluster-proxy/hub/authentication.kubernetes.io/credential-id",
+    "userextras/cluster-proxy/hub/authentication.kubernetes.io/node-name",
+    "userextras/cluster-proxy/hub/authentication.kubernetes.io/node-uid",
+    "userextras/cluster-proxy/hub/authentication.kubernetes.io/pod-name",
+    "userextras/cluster-proxy/hub/authentication.kubernetes.io/pod-uid",
+];
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 

@@ -51,6 +51,8 @@ pub enum Fault {
     AgentRefused,
     /// The request broke a rule of the wire: no or unknown mode, `caller` without Authorization.
     Refused,
+    /// The spoke's owner lets no identity of the hub in, or not under this name.
+    NotImpersonated,
 }
 
 // === impl Mode ===
@@ -91,8 +93,14 @@ impl From<Mode> for HeaderValue {
 // === impl Fault ===
 
 impl Fault {
-    const ALL: [Self; 5] =
-        [Self::Unreachable, Self::Interrupted, Self::BadAnswer, Self::AgentRefused, Self::Refused];
+    const ALL: [Self; 6] = [
+        Self::Unreachable,
+        Self::Interrupted,
+        Self::BadAnswer,
+        Self::AgentRefused,
+        Self::Refused,
+        Self::NotImpersonated,
+    ];
 
     /// The header value, and the metric label.
     pub const fn as_str(self) -> &'static str {
@@ -102,6 +110,7 @@ impl Fault {
             Self::BadAnswer => "bad-answer",
             Self::AgentRefused => "agent-refused",
             Self::Refused => "refused",
+            Self::NotImpersonated => "not-impersonated",
         }
     }
 

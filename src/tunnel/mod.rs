@@ -22,6 +22,7 @@ mod driver;
 mod error;
 pub mod headers;
 pub mod hello;
+pub mod impersonation;
 mod keepalive;
 pub mod opener;
 mod permits;

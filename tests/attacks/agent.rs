@@ -40,8 +40,9 @@ pub(crate) struct Script {
     pub(crate) uid: String,
     /// Whether it never says which keys its cluster signs with.
     pub(crate) silent_keys: bool,
+    /// The key set that it publishes.
+    pub(crate) jwks: Value,
     held: Mutex<Vec<SendResponse<Bytes>>>,
-    jwks: Value,
     answer: Answer,
 }
 

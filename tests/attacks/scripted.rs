@@ -33,7 +33,11 @@ pub(crate) struct Reply(pub(crate) String);
 
 impl Scripted {
     pub(crate) async fn start() -> Self {
-        let fleet = Fleet::hub_only().await;
+        Self::on(Fleet::hub_only().await).await
+    }
+
+    /// On a hub that nobody has joined.
+    pub(crate) async fn on(fleet: Fleet) -> Self {
         let signer = SigningKey::generate("c1-key");
         let token = signer.sign(&claims("default", "test", 3600));
         let directory = fleet.dir.path().join("c1");

@@ -74,8 +74,39 @@ async fn kubectl_works(test: &str, assets: Option<PathBuf>) {
     let other = kubectl.context("cluster2").output(&["get", "nodes", &flag]);
     assert!(!other.status.success() && text(&other).contains("Unauthorized"), "{}", text(&other));
 
+    identities_of_the_hub(&kubectl.context("cluster1"), &directory.path().join("box")).await;
     accounts_and_rights(&kubectl.context("cluster1")).await;
     assert!(sandbox.stop(END).await.success());
+}
+
+/// An account of the hub's own cluster, let in by the policy and judged by the cluster's RBAC.
+async fn identities_of_the_hub(cluster: &Kubectl, files: &Path) {
+    let token = std::fs::read_to_string(files.join("tokens/hub")).unwrap();
+    let flag = format!("--token={}", token.trim());
+    let me = cluster.run(&["auth", "whoami", "-o", "json", &flag]);
+    let me: Value = serde_json::from_str(&me).unwrap();
+    let me = &me["status"]["userInfo"];
+    assert_eq!(me["username"], "cluster:hub:system:serviceaccount:default:visitor");
+    assert!(me["uid"].as_str().unwrap().starts_with("cluster:hub:"), "{me}");
+    let groups: Vec<&str> =
+        me["groups"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+    let (own, of_hub): (Vec<&str>, _) =
+        groups.iter().partition(|one| !one.starts_with("cluster:hub:"));
+    assert_eq!((own, of_hub.len()), (vec!["system:authenticated"], 3), "{groups:?}");
+    let extra = me["extra"].as_object().unwrap();
+    assert!(!extra.is_empty() && extra.keys().all(|key| key.starts_with("cluster-proxy/hub/")));
+
+    cluster.run(&["get", "pods", &flag]);
+    let refused = text(&cluster.output(&["get", "secrets", &flag]));
+    assert!(refused.contains("cannot list resource \"secrets\""), "{refused}");
+    let refused = text(&cluster.output(&["get", "pods", "--as=jane", &flag]));
+    assert!(refused.contains("cannot impersonate others"), "{refused}");
+    std::fs::write(files.join("policy.yaml"), "rules: []").unwrap();
+    eventually("the policy lets nobody in", PATIENCE, || {
+        let answer = text(&cluster.output(&["get", "pods", &flag]));
+        async move { answer.contains("hub-policy").then_some(()) }
+    })
+    .await;
 }
 
 /// The cluster itself decides, whatever the hub has seen before.
@@ -108,7 +139,15 @@ async fn a_second_run_in_the_same_folder_works() {
     for _ in 0..2 {
         let mut sandbox = start(directory.path(), port).await;
         let files = directory.path().join("box");
-        for name in ["kubeconfig", "ca.crt", "tokens/cluster1", "tokens/cluster2", "urls.json"] {
+        for name in [
+            "kubeconfig",
+            "ca.crt",
+            "tokens/cluster1",
+            "tokens/cluster2",
+            "tokens/hub",
+            "policy.yaml",
+            "urls.json",
+        ] {
             assert!(files.join(name).is_file(), "{name}");
         }
         let mode = std::fs::metadata(&files).unwrap().permissions().mode() & 0o777;

@@ -18,7 +18,7 @@ use crate::support::{PATIENCE, eventually, within};
 use crate::world::{ACCOUNTS, World};
 
 /// One stream of each kind under one token.
-struct Streams {
+pub(crate) struct Streams {
     watch: Incoming,
     log: Incoming,
     exec: TokioIo<Upgraded>,
@@ -27,8 +27,20 @@ struct Streams {
 // === impl World ===
 
 impl World {
+    async fn ended(&self, reason: &str) -> f64 {
+        let reason = format!("reason=\"{reason}\"");
+        self.fleet
+            .hub
+            .metric("cluster_proxy_streams_ended_total", &["cluster=\"c1\"", &reason])
+            .await
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
     /// Opens one stream of each kind and reads from it.
-    async fn streams(&self, client: &Client) -> Streams {
+    pub(crate) async fn open(client: &Client) -> Self {
         let open = async |path: &str| {
             let answer = client.open(client.request("GET", path, empty())).await.unwrap();
             assert_eq!(answer.status(), 200, "{path}");
@@ -52,23 +64,11 @@ impl World {
         let answer = client.open(request).await.unwrap();
         assert_eq!(answer.status(), 101);
         let exec = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
-        let mut streams = Streams { watch, log, exec };
+        let mut streams = Self { watch, log, exec };
         streams.echo().await;
         streams
     }
 
-    async fn ended(&self, reason: &str) -> f64 {
-        let reason = format!("reason=\"{reason}\"");
-        self.fleet
-            .hub
-            .metric("cluster_proxy_streams_ended_total", &["cluster=\"c1\"", &reason])
-            .await
-    }
-}
-
-// === impl Streams ===
-
-impl Streams {
     /// A byte to `cat` and back.
     async fn echo(&mut self) {
         // A masked frame (mask 0) with channel 0, standard input, and one letter (RFC 6455
@@ -82,7 +82,7 @@ impl Streams {
     }
 
     /// Asserts that all end: the watch cleanly, the others not.
-    async fn end(mut self, what: &str) {
+    pub(crate) async fn end(mut self, what: &str) {
         let whole = within(what, BOUND, self.watch.collect()).await;
         assert!(whole.is_ok(), "{what}: a watch ends cleanly: {:?}", whole.err());
         let log = within(what, BOUND, self.log.collect()).await;
@@ -94,7 +94,7 @@ impl Streams {
     }
 
     /// Asserts that all go on.
-    async fn go_on(&mut self, what: &str) {
+    pub(crate) async fn go_on(&mut self, what: &str) {
         let more = within(what, PATIENCE, self.log.frame()).await;
         assert!(more.is_some_and(|frame| frame.is_ok()), "{what}: the log goes on");
         self.echo().await;
@@ -112,8 +112,8 @@ async fn streams_of_a_deleted_account_end_and_its_neighbours_go_on() {
     }
     let (leaver, stayer) =
         (world.client("leaver", Value::Null).await, world.client("stayer", Value::Null).await);
-    let leaving = world.streams(&leaver).await;
-    let mut staying = world.streams(&stayer).await;
+    let leaving = Streams::open(&leaver).await;
+    let mut staying = Streams::open(&stayer).await;
 
     world.delete(&format!("{ACCOUNTS}/leaver")).await;
     leaving.end("the streams of a deleted account").await;
@@ -129,7 +129,7 @@ async fn streams_of_a_deleted_account_end_and_its_neighbours_go_on() {
     world.account("leaver").await;
     assert_eq!(leaver.get("/c1/api/v1/configmaps").await.status, 401);
     let again = world.client("leaver", Value::Null).await;
-    let mut again = world.streams(&again).await;
+    let mut again = Streams::open(&again).await;
     again.go_on("the account that has the name now").await;
 }
 
@@ -138,10 +138,10 @@ async fn streams_of_a_recreated_account_end() {
     let world = World::start().await;
     world.account("a").await;
     world.bind("a").await;
-    let old = world.streams(&world.client("a", Value::Null).await).await;
+    let old = Streams::open(&world.client("a", Value::Null).await).await;
     world.delete(&format!("{ACCOUNTS}/a")).await;
     world.account("a").await;
-    let mut new = world.streams(&world.client("a", Value::Null).await).await;
+    let mut new = Streams::open(&world.client("a", Value::Null).await).await;
     old.end("the streams of the account that had the name").await;
     new.go_on("the streams of the account that has it").await;
 }
@@ -165,7 +165,7 @@ async fn streams_of_a_token_end_with_its_pod_or_secret() {
         for name in ["gone", "kept"] {
             world.create(&path, object(name)).await;
             let bound = json!({"kind": kind, "apiVersion": "v1", "name": name});
-            streams.push(world.streams(&world.client("a", bound).await).await);
+            streams.push(Streams::open(&world.client("a", bound).await).await);
         }
         let mut kept = streams.pop().unwrap();
         world.delete(&format!("{path}/gone?gracePeriodSeconds=0")).await;
@@ -183,7 +183,7 @@ async fn an_agent_without_the_rights_ends_nothing_and_says_so() {
     world.create("/api/v1/namespaces/default/secrets", secret).await;
     world.delete("/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-proxy-agent").await;
     let bound = json!({"kind": "Secret", "apiVersion": "v1", "name": "s"});
-    let mut streams = world.streams(&world.client("a", bound).await).await;
+    let mut streams = Streams::open(&world.client("a", bound).await).await;
     world.delete("/api/v1/namespaces/default/secrets/s").await;
     world.delete(&format!("{ACCOUNTS}/a")).await;
     eventually("both rights are missed", PATIENCE, || async {
@@ -200,7 +200,7 @@ async fn streams_of_a_revoked_cluster_end_as_all_others() {
     let world = World::start().await;
     world.account("a").await;
     world.bind("a").await;
-    let streams = world.streams(&world.client("a", Value::Null).await).await;
+    let streams = Streams::open(&world.client("a", Value::Null).await).await;
     let name = ClusterName::parse("c1").unwrap();
     assert!(world.fleet.hub.state.revoke(&name).await.unwrap());
     streams.end("the streams of a revoked cluster").await;

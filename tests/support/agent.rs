@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cluster_proxy::agent::{Agent, AgentConfig};
+use cluster_proxy::agent::{Agent, AgentConfig, ImpersonationRule};
 use cluster_proxy::drain::Drain;
 
 use super::part::Part;
@@ -21,6 +21,16 @@ impl RunningAgent {
     /// Starts the agent of the cluster `name`, which has joined in `directory` and finds its
     /// kubeconfig there.
     pub(crate) fn start(name: &str, directory: &Path, hub: SocketAddr) -> Self {
+        Self::start_letting_in(Some(ImpersonationRule::default()), name, directory, hub)
+    }
+
+    /// As [`RunningAgent::start`], with another rule for identities of the hub.
+    pub(crate) fn start_letting_in(
+        impersonation: Option<ImpersonationRule>,
+        name: &str,
+        directory: &Path,
+        hub: SocketAddr,
+    ) -> Self {
         let drain = Drain::new();
         let config = AgentConfig {
             hub: vec![format!("localhost:{}", hub.port())],
@@ -29,6 +39,7 @@ impl RunningAgent {
             tunnels: 2,
             audiences: Vec::new(),
             issuers: Vec::new(),
+            impersonation,
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             drain_timeout: Duration::from_secs(1),
         };

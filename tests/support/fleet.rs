@@ -15,7 +15,7 @@ use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig};
-use cluster_proxy::kubernetes::ApiReader;
+use cluster_proxy::kubernetes::{ApiReader, ApiServer};
 use cluster_proxy::name::ClusterName;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
 use cluster_proxy::state::{FolderStore, State};
@@ -41,6 +41,10 @@ pub(crate) struct RunningHub {
     pub(crate) access_log: PathBuf,
     /// Of the next start: what it writes to the API server of its own, which is the hub's API then.
     pub(crate) controllers: Option<ControllersConfig>,
+    /// Of the next start: the API server of its own cluster, where `controllers` names none.
+    pub(crate) own_api: Option<ApiServer>,
+    /// Of the next start: which identities of its own cluster it lets in.
+    pub(crate) policy: Option<PathBuf>,
     /// Of the next start.
     pub(crate) limits: Limits,
     /// Of the next start.
@@ -115,6 +119,8 @@ impl Fleet {
             ca_pem,
             access_log,
             controllers,
+            own_api: None,
+            policy: None,
             limits,
             allowed_hosts: AllowedHosts::default(),
             min_drain: Duration::ZERO,
@@ -183,12 +189,12 @@ impl RunningHub {
             admin: self.addresses.admin,
             metrics: None,
             state: self.state.clone(),
-            hub_api: self.controllers.as_ref().map(|controllers| {
-                let reader = ApiReader::new(controllers.server.clone()).unwrap();
-                Arc::new(reader) as Arc<dyn HubApi>
-            }),
+            hub_api: self
+                .own_api()
+                .map(|server| Arc::new(ApiReader::new(server.clone()).unwrap()) as Arc<dyn HubApi>),
             controllers: self.controllers.clone(),
             authn: AuthnConfig::default(),
+            policy: self.policy.clone(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
             min_drain: self.min_drain,
@@ -211,6 +217,11 @@ impl RunningHub {
         self.drain = drain;
     }
 
+    fn own_api(&self) -> Option<&ApiServer> {
+        let controllers = self.controllers.as_ref().map(|controllers| &controllers.server);
+        self.own_api.as_ref().or(controllers)
+    }
+
     /// Another hub on the same state, started.
     pub(crate) async fn beside(&self) -> Self {
         self.beside_on(State::new(Arc::clone(self.state.store()))).await
@@ -225,6 +236,8 @@ impl RunningHub {
             ca_pem: self.ca_pem.clone(),
             access_log: self.access_log.clone(),
             controllers: self.controllers.clone(),
+            own_api: self.own_api.clone(),
+            policy: self.policy.clone(),
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             min_drain: self.min_drain,

@@ -26,6 +26,10 @@ struct Tunnel {
 
 impl Tunnel {
     async fn to(api: &ApiServer) -> Self {
+        Self::letting_in(Some(ImpersonationRule::default()), api).await
+    }
+
+    async fn letting_in(rule: Option<ImpersonationRule>, api: &ApiServer) -> Self {
         let accesses = Accesses::to(api.clone()).unwrap();
         let greeter = Greeter::new(
             "agent-1".into(),
@@ -33,7 +37,7 @@ impl Tunnel {
             vec!["iss".into()],
             accesses.clone(),
         );
-        let service = Arc::new(Service::new(accesses, greeter, Metrics::new()));
+        let service = Arc::new(Service::new(accesses, greeter, Metrics::new(), rule));
         let place = Presence::new(service.metrics.tunnels.clone()).place();
         let link = Link::new(Arc::new(place), Limit { tunnels: 1, instead_of: None });
         let handler = TunnelHandler { service: service.clone(), link: link.clone() };
@@ -133,13 +137,61 @@ async fn a_request_that_breaks_the_rules_reaches_nobody() {
     none.headers_mut().remove(MODE);
     let mut twice = request("caller", "/version");
     twice.headers_mut().append(MODE, HeaderValue::from_static("agent"));
-    for bad in [anonymous, none, twice, request("root", "/"), request("impersonate", "/version")] {
+    for bad in [anonymous, none, twice, request("root", "/")] {
         let response = tunnel.exchange(bad, "").await;
         assert_eq!(fault(&response), Some(Fault::Refused));
     }
     assert_eq!(stub.count(), 0);
     let response = tunnel.exchange(request("caller", "/version"), "").await;
     assert_eq!(fault(&response), None);
+}
+
+#[tokio::test]
+async fn whom_the_owner_lets_in_is_who_the_agent_speaks_for() {
+    let stub = Stub::start(&["h2"]).await;
+    let api = stub.with_token("own");
+    let tunnel = Tunnel::to(&api).await;
+    let of = |lines: &[(&'static str, &'static str)]| {
+        let mut request = request("impersonate", "/version");
+        request.headers_mut().remove("impersonate-user");
+        for (name, value) in lines {
+            request.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        request
+    };
+    let jane = ("impersonate-user", "cluster:hub:jane");
+    for bad in [
+        &[] as &[_],
+        &[("impersonate-user", "root")],
+        &[("impersonate-user", "system:admin")],
+        &[jane, jane],
+        &[jane, ("impersonate-group", "system:masters")],
+        &[jane, ("impersonate-group", "cluster:hub:a"), ("impersonate-group", "a")],
+        &[jane, ("impersonate-uid", "7")],
+        &[jane, ("impersonate-extra-scopes", "x")],
+        &[jane, ("impersonate-user-too", "x")],
+    ] {
+        let response = tunnel.exchange(of(bad), "").await;
+        assert_eq!(fault(&response), Some(Fault::NotImpersonated), "{bad:?}");
+    }
+    let nobody = Tunnel::letting_in(None, &api).await;
+    let response = nobody.exchange(of(&[jane]), "").await;
+    assert_eq!(fault(&response), Some(Fault::NotImpersonated));
+    assert_eq!(stub.count(), 0, "its token was not used");
+    assert!(tunnel.counted(r#"mode="impersonate",outcome="not-impersonated""#));
+
+    let lines = [jane, ("impersonate-group", "cluster:hub:system:masters")];
+    let response = tunnel.exchange(of(&lines), "").await;
+    assert_eq!(fault(&response), None);
+    let seen = stub.last();
+    assert_eq!(seen.headers["authorization"], "Bearer own");
+    for (name, value) in lines {
+        assert_eq!(seen.headers[name], value);
+    }
+    // A 401 is about the agent's token, not about theirs.
+    let mut refused = of(&[jane]);
+    *refused.uri_mut() = "https://cluster/unauthorized".parse().unwrap();
+    assert_eq!(fault(&tunnel.exchange(refused, "").await), Some(Fault::AgentRefused));
 }
 
 #[tokio::test]

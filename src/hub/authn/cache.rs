@@ -1,8 +1,7 @@
 //! Answers that were given a moment ago.
 //!
 //! Two caches, because junk is free to make: refusals have their own, so that no number of bad
-//! tokens pushes out a good one. Keys are an HMAC of cluster and token under a secret of this
-//! process: a dump of memory shows no token, and nobody outside can aim for a collision.
+//! tokens pushes out a good one. Keys name cluster and token and hold neither ([`TokenKeys`]).
 //!
 //! An entry names the generation of the key sets it was decided by ([`Generation`]). When keys of
 //! the cluster or the hub change, all older entries miss at once: a removed key stops, a new one works.
@@ -10,12 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
 use tokio::time::Instant;
 
 use super::credential::Token;
 use super::{AuthnError, Identity};
+use crate::hub::token_key::{TokenKey, TokenKeys};
 use crate::name::ClusterName;
 
 /// Which key sets decided: numbers of the path cluster's snapshot and of the hub's.
@@ -27,16 +25,13 @@ pub(super) struct Generation {
     pub(super) hub: u64,
 }
 
-/// Names a token on a path without holding it.
-pub(super) type Key = [u8; 32];
-
 type Answer = Result<Arc<Identity>, AuthnError>;
 
 /// Both caches.
 pub(super) struct Cache {
-    secret: hmac::Key,
-    accepted: moka::sync::Cache<Key, Entry>,
-    refused: moka::sync::Cache<Key, Entry>,
+    keys: TokenKeys,
+    accepted: moka::sync::Cache<TokenKey, Entry>,
+    refused: moka::sync::Cache<TokenKey, Entry>,
 }
 
 #[derive(Clone)]
@@ -50,29 +45,25 @@ struct Entry {
 // === impl Cache ===
 
 impl Cache {
-    /// Empty caches with a fresh secret.
+    /// Empty caches.
     pub(super) fn new() -> Self {
-        let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .expect("invariant: aws-lc's generator does not fail once the process has started");
         let cache =
             |size| moka::sync::Cache::builder().max_capacity(size).time_to_live(TTL).build();
-        Self { secret, accepted: cache(MAX_ACCEPTED), refused: cache(MAX_REFUSED) }
+        Self { keys: TokenKeys::new(), accepted: cache(MAX_ACCEPTED), refused: cache(MAX_REFUSED) }
     }
 
     /// The key of `token` on the path of `cluster`.
-    pub(super) fn key(&self, cluster: &ClusterName, token: &Token) -> Key {
-        let mut context = hmac::Context::with_key(&self.secret);
-        context.update(cluster.as_str().as_bytes());
-        // A name holds no zero byte, so no two pairs spell the same text.
-        context.update(&[0]);
-        context.update(token.as_str().as_bytes());
-        let mut key = Key::default();
-        key.copy_from_slice(context.sign().as_ref());
-        key
+    pub(super) fn key(&self, cluster: &ClusterName, token: &Token) -> TokenKey {
+        self.keys.of(cluster.as_str(), token.as_str())
     }
 
     /// The answer that still holds.
-    pub(super) fn get(&self, key: &Key, generation: Generation, now: SystemTime) -> Option<Answer> {
+    pub(super) fn get(
+        &self,
+        key: &TokenKey,
+        generation: Generation,
+        now: SystemTime,
+    ) -> Option<Answer> {
         let entry = self.accepted.get(key).or_else(|| self.refused.get(key))?;
         let expired = match &entry.answer {
             Ok(identity) => identity.expires.is_some_and(|expires| now >= expires),
@@ -82,9 +73,15 @@ impl Cache {
         holds.then_some(entry.answer)
     }
 
-    /// Remembers an answer. An outage is not one.
-    pub(super) fn put(&self, key: Key, generation: Generation, answer: &Answer) {
-        let entry = Entry { answer: answer.clone(), generation, until: Instant::now() + TTL };
+    /// Remembers an answer that is as old as `since`. An outage is none.
+    pub(super) fn put(
+        &self,
+        key: TokenKey,
+        generation: Generation,
+        answer: &Answer,
+        since: Instant,
+    ) {
+        let entry = Entry { answer: answer.clone(), generation, until: since + TTL };
         match answer {
             Ok(_) => self.accepted.insert(key, entry),
             Err(AuthnError::Unavailable(_)) => {}
@@ -94,7 +91,8 @@ impl Cache {
 }
 
 /// How long an answer holds. Verifying again costs tens of microseconds, so there is nothing to
-/// gain from more, and a token that becomes valid works within this time.
+/// gain from more, and a token that becomes valid works within this time. An answer that the hub's
+/// API server gave was as old already when it came: no request is let in by one that is older.
 const TTL: Duration = Duration::from_secs(10);
 
 /// About 250 bytes each: 25 MiB, and ten times the tokens that 1,000 busy clusters use at once.
@@ -109,7 +107,6 @@ mod tests {
 
     use super::*;
     use crate::hub::authn::Refusal;
-    use crate::tunnel::headers::Mode;
 
     const HERE: Generation = Generation { cluster: 1, hub: 1 };
 
@@ -126,7 +123,7 @@ mod tests {
         let user = "system:serviceaccount:a:b".to_owned();
         Ok(Arc::new(Identity {
             user,
-            mode: Mode::Caller,
+            impersonation: None,
             account_uid: None,
             bound: false,
             expires: Some(expires),
@@ -138,7 +135,7 @@ mod tests {
         let cache = Cache::new();
         let now = SystemTime::now();
         let key = cache.key(&name("c1"), &token("t"));
-        cache.put(key, HERE, &identity(now + Duration::from_secs(5)));
+        cache.put(key, HERE, &identity(now + Duration::from_secs(5)), Instant::now());
         assert!(cache.get(&key, HERE, now).is_some());
         assert!(cache.get(&key, Generation { cluster: 2, ..HERE }, now).is_none());
         assert!(cache.get(&key, Generation { hub: 2, ..HERE }, now).is_none());
@@ -163,18 +160,23 @@ mod tests {
         let cache = Cache::new();
         let now = SystemTime::now();
         let good = cache.key(&name("c1"), &token("good"));
-        cache.put(good, HERE, &identity(now + Duration::from_secs(60)));
+        cache.put(good, HERE, &identity(now + Duration::from_secs(60)), Instant::now());
         for junk in 0..MAX_REFUSED * 3 {
-            let mut key = Key::default();
+            let mut key = TokenKey::default();
             key[..8].copy_from_slice(&junk.to_be_bytes());
-            cache.put(key, HERE, &Err(AuthnError::Unauthorized(Refusal::UnknownKey)));
+            cache.put(
+                key,
+                HERE,
+                &Err(AuthnError::Unauthorized(Refusal::UnknownKey)),
+                Instant::now(),
+            );
         }
         cache.refused.run_pending_tasks();
         assert!(cache.refused.entry_count() <= MAX_REFUSED);
         assert!(cache.get(&good, HERE, now).is_some());
 
         let key = cache.key(&name("c1"), &token("outage"));
-        cache.put(key, HERE, &Err(AuthnError::Unavailable("down".to_owned())));
+        cache.put(key, HERE, &Err(AuthnError::Unavailable("down".to_owned())), Instant::now());
         assert!(cache.get(&key, HERE, now).is_none());
     }
 
@@ -185,23 +187,23 @@ mod tests {
         let answer = identity(now + Duration::from_secs(60));
         let numbered = |number: u64| {
             // Spread as an HMAC is: the cache looks at every part of a key.
-            let mut key = Key::default();
+            let mut key = TokenKey::default();
             for (part, salt) in key.chunks_exact_mut(8).zip(1..) {
                 let mixed = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(salt * 13);
                 part.copy_from_slice(&mixed.to_le_bytes());
             }
             key
         };
-        let hot: Vec<Key> = (0..100).map(numbered).collect();
+        let hot: Vec<TokenKey> = (0..100).map(numbered).collect();
         let (mut asked, mut hits, mut most) = (0_u32, 0_u32, 0);
         for cold in 100..1_000_000 {
-            cache.put(numbered(cold), HERE, &answer);
+            cache.put(numbered(cold), HERE, &answer, Instant::now());
             // A hot token is one that is asked about again and again.
             let key = &hot[usize::try_from(cold % 100).unwrap()];
             asked += 1;
             match cache.get(key, HERE, now) {
                 Some(_) => hits += 1,
-                None => cache.put(*key, HERE, &answer),
+                None => cache.put(*key, HERE, &answer, Instant::now()),
             }
             if cold % 50_000 == 0 {
                 cache.accepted.run_pending_tasks();

@@ -60,9 +60,27 @@ pub(super) fn check(
     if config.managed_only.as_deref().is_some_and(|managed| managed != namespace) {
         return Err(AuthnError::Explained(Explanation::NotManaged));
     }
-    let bound = claims.bound.as_ref().is_none_or(Bound::is_to_more);
-    let account_uid = claims.bound.map(|bound| bound.serviceaccount.uid);
-    Ok(Subject { user: claims.sub, account_uid, bound, expires })
+    Ok(claims.subject(expires))
+}
+
+/// Checks the claims of a token whose signature was made by a key of the hub. Issuer, audience and
+/// bound objects are its API server's to judge.
+pub(super) fn check_of_hub(
+    payload: &[u8],
+    config: &AuthnConfig,
+    now: SystemTime,
+) -> Result<Subject, AuthnError> {
+    let claims: Claims = strict_object(payload).ok_or(Refusal::Claims)?;
+    if claims.is_legacy() && !config.allow_legacy_tokens {
+        return Err(AuthnError::Explained(Explanation::LegacyToken));
+    }
+    if !claims.is_legacy() && claims.exp.is_none() {
+        return Err(Refusal::Claims.into());
+    }
+    let expires = claims.exp.map(ends);
+    check_times(&claims, expires, now)?;
+    claims.check_subject()?;
+    Ok(claims.subject(expires))
 }
 
 /// Whether a token was made for `audience` alone, for `user`: the proof of a key.
@@ -121,6 +139,12 @@ impl Claims {
     /// audience, and in practice no end.
     fn is_legacy(&self) -> bool {
         self.iss == LEGACY_ISSUER
+    }
+
+    fn subject(self, expires: Option<SystemTime>) -> Subject {
+        let bound = self.bound.as_ref().is_none_or(Bound::is_to_more);
+        let account_uid = self.bound.map(|bound| bound.serviceaccount.uid);
+        Subject { user: self.sub, account_uid, bound, expires }
     }
 
     /// That the token speaks for exactly the ServiceAccount it names; returns its namespace.

@@ -1,5 +1,7 @@
 //! Why a caller was not let in.
 
+use crate::tunnel::impersonation::Unwritable;
+
 /// Why a caller was not let in. `Display` is safe to show and holds no part of a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthnError {
@@ -10,6 +12,9 @@ pub enum AuthnError {
     /// nobody else learns anything from it.
     #[error(transparent)]
     Explained(#[from] Explanation),
+    /// A user of the hub whose name no header can carry: 403.
+    #[error("this identity of the hub cannot be told to a cluster: {0}")]
+    Unwritable(#[from] Unwritable),
     /// A verifier could not be reached: 503, never 401.
     #[error("{0}")]
     Unavailable(String),
@@ -51,8 +56,8 @@ pub enum Refusal {
     UnknownKey,
     /// A key has the id it names and did not make its signature.
     Signature,
-    /// Signed by the hub's own API server.
-    HubIdentity,
+    /// Signed by the hub's own API server, which does not stand by it.
+    HubRefused,
     /// A claim is missing, wrongly typed or there twice.
     Claims,
     /// `iss` is not one of the cluster's.
@@ -78,6 +83,7 @@ impl AuthnError {
             Self::Unauthorized(refusal) => refusal.as_str(),
             Self::Explained(Explanation::LegacyToken) => "legacy-token",
             Self::Explained(Explanation::NotManaged) => "not-managed",
+            Self::Unwritable(_) => "unwritable",
             Self::Unavailable(_) => "unavailable",
         }
     }
@@ -109,7 +115,7 @@ impl Refusal {
             Self::Critical => "critical",
             Self::UnknownKey => "unknown-key",
             Self::Signature => "signature",
-            Self::HubIdentity => "hub-identity",
+            Self::HubRefused => "hub-refused",
             Self::Claims => "claims",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
@@ -139,7 +145,7 @@ mod tests {
             Critical,
             UnknownKey,
             Signature,
-            HubIdentity,
+            HubRefused,
             Claims,
             Issuer,
             Audience,
@@ -153,6 +159,7 @@ mod tests {
         let errors = errors.chain(explained.map(AuthnError::from));
         let mut words: Vec<_> = errors.map(|error| error.reason()).collect();
         words.push(AuthnError::Unavailable(String::new()).reason());
+        words.push(AuthnError::Unwritable(Unwritable("a name")).reason());
         let is_plain =
             |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
         assert!(words.iter().all(|word| is_plain(word) && !word.is_empty()), "{words:?}");

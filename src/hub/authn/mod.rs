@@ -5,8 +5,8 @@
 //!
 //! | the signature was made by | outcome |
 //! |---|---|
-//! | a key of the hub, and the path's cluster is not the hub's own | 401 until hub identities are served |
-//! | a key that the path's cluster owns (or shares with the hub, `--hub-itself`) | its claims decide: passes as [`Mode::Caller`], or 401 |
+//! | a key of the hub, and the path's cluster is not the hub's own | the hub's API server decides (`hub_reviews`): passes as [`Mode::Impersonate`](crate::tunnel::headers::Mode), 401, or 503 while it cannot be asked |
+//! | a key that the path's cluster owns (or shares with the hub, `--hub-itself`) | its claims decide: passes as `Mode::Caller`, or 401 |
 //! | nobody, and the hub's set could not be read at the last attempt | 503: the token may be the hub's |
 //! | nobody, and the hub's set could be read or there is no hub API | 401, whether or not the cluster's set could be read |
 //!
@@ -17,8 +17,8 @@
 //! 401 from here.
 //!
 //! The seam for what comes: a new verifier is a new arm of `Authenticator::verify` between the
-//! hub's keys and the cluster's, and gives an [`Identity`] of another [`Mode`]; a token that is no
-//! JWT stops at [`Refusal::Opaque`], which is where a TokenReview would go on.
+//! hub's keys and the cluster's, and gives an [`Identity`] of its own kind; a token that is no JWT
+//! stops at [`Refusal::Opaque`], which is where a TokenReview would go on.
 
 mod alarms;
 mod cache;
@@ -26,6 +26,8 @@ mod claims;
 mod credential;
 mod errors;
 mod home;
+mod hub_reviews;
+mod identity;
 mod key_sets;
 mod keys;
 mod metrics;
@@ -46,9 +48,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::cache::{Cache, Generation};
-use self::claims::Accepted;
+use self::claims::{Accepted, Subject};
 use self::credential::Token;
 pub use self::errors::{AuthnError, Explanation, Refusal};
+use self::hub_reviews::FRESH;
+pub(crate) use self::hub_reviews::{HubReviews, NotAccepted};
+pub(crate) use self::identity::HUB_PREFIX;
+pub use self::identity::{Identity, Impersonated};
 use self::key_sets::{KeySet, Signer};
 use self::metrics::Metrics;
 use self::sources::{Parts, Sources};
@@ -57,23 +63,6 @@ use super::limits::Limits;
 use crate::fleet::Fleet;
 use crate::name::ClusterName;
 use crate::state::{State, StateError};
-use crate::tunnel::headers::Mode;
-
-/// A verified caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// `system:serviceaccount:NAMESPACE:NAME`. For logs at debug; never a metric label.
-    pub user: String,
-    /// How the request stands before the spoke's API server.
-    pub mode: Mode,
-    /// uid of the ServiceAccount, where the token says it.
-    pub account_uid: Option<String>,
-    /// Whether the token also ends with a Pod, a Node or a Secret that it is bound to.
-    pub bound: bool,
-    /// The first moment at which the token is refused (its `exp` and the leeway of one minute);
-    /// live streams end with it. None for legacy tokens.
-    pub expires: Option<SystemTime>,
-}
 
 /// A small request to a spoke's API server under the agent's own ServiceAccount, through its tunnel.
 pub trait SpokeApi: Send + Sync + 'static {
@@ -103,6 +92,15 @@ pub trait HubApi: Send + Sync + 'static {
         limit: usize,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>>;
+
+    /// `POST path` with a JSON body, in the same way.
+    fn post<'a>(
+        &'a self,
+        path: &'a str,
+        body: Bytes,
+        limit: usize,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>>;
 }
 
 /// Configuration of authentication.
@@ -127,6 +125,16 @@ struct Inner {
     metrics: Arc<Metrics>,
     sources: Sources,
     waiting: Semaphore,
+    /// None without a hub API.
+    hub: Option<HubReviews>,
+}
+
+/// What the key sets say of a token.
+enum Signed {
+    /// A key of the path's cluster signed it: that is all there is to know.
+    ByCluster(Arc<Identity>),
+    /// A key of the hub signed it: whose it is, its API server has to say.
+    ByHub(Subject),
 }
 
 /// The wall clock, as an argument: tests move it.
@@ -168,7 +176,8 @@ impl Authenticator {
     /// it there. `cluster` need not be enrolled: the answer is then the common refusal.
     ///
     /// A caller that was answered a moment ago costs one HMAC and one lookup, and does not wait.
-    /// A token with an unknown key waits for a key set, and for its refusal, [`REFUSED_AFTER`].
+    /// A token with an unknown key waits for a key set, and for its refusal, [`REFUSED_AFTER`]; a new
+    /// one of the hub for the hub's API server, at most 5 s.
     pub async fn authenticate(
         &self,
         cluster: &ClusterName,
@@ -183,6 +192,11 @@ impl Authenticator {
         answer
     }
 
+    /// What asks the hub's API server about tokens; none without one.
+    pub(crate) fn hub_reviews(&self) -> Option<HubReviews> {
+        self.0.hub.clone()
+    }
+
     async fn build_with_clock(
         config: AuthnConfig,
         state: State,
@@ -193,10 +207,12 @@ impl Authenticator {
         clock: Clock,
     ) -> Result<Self, StateError> {
         let metrics = Arc::new(Metrics::register(registry));
+        let hub = hub_api.clone().map(HubReviews::new);
         let parts = Parts { clock, state, fleet, spokes, hub_api, metrics: metrics.clone() };
         let sources = Sources::load(parts).await?;
         let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
-        Ok(Self(Arc::new(Inner { config, cache: Cache::new(), metrics, sources, waiting })))
+        let cache = Cache::new();
+        Ok(Self(Arc::new(Inner { config, cache, metrics, sources, hub, waiting })))
     }
 
     async fn decide(
@@ -215,20 +231,21 @@ impl Authenticator {
         let unverified = Unverified::parse(token.as_str())?;
         let due = Instant::now() + REFUSED_AFTER;
         let mut generation = self.generation(set);
-        let mut answer = self.verify(set, &unverified);
-        if is_nobodys(&answer) {
+        let mut signed = self.verify(set, &unverified);
+        if is_nobodys(&signed) {
             match waiting.try_acquire() {
                 Ok(_place) => {
                     // Twice: the first wait may share a read that began before the key was published.
                     for _ in 0..2 {
-                        let unknown = answer == Err(AuthnError::Unauthorized(Refusal::UnknownKey));
+                        let unknown =
+                            matches!(&signed, Err(AuthnError::Unauthorized(Refusal::UnknownKey)));
                         if !unknown || !sources.read_for_unknown_key(cluster, set, due).await {
                             break;
                         }
                         generation = self.generation(set);
-                        answer = self.verify(set, &unverified);
+                        signed = self.verify(set, &unverified);
                     }
-                    if is_nobodys(&answer) {
+                    if is_nobodys(&signed) {
                         tokio::time::sleep_until(due).await;
                     }
                 }
@@ -236,10 +253,15 @@ impl Authenticator {
                 Err(_) => drop(sources.ask_for_unknown_key(cluster, set)),
             }
         }
-        if is_nobodys(&answer) && sources.hub_is_unknown() {
-            answer = Err(AuthnError::Unavailable(HUB_UNKNOWN.to_owned()));
-        }
-        cache.put(key, generation, &answer);
+        let (answer, since) = match signed {
+            Ok(Signed::ByCluster(identity)) => (Ok(identity), Instant::now()),
+            Ok(Signed::ByHub(subject)) => self.ask_hub(&token, subject).await,
+            Err(_) if is_nobodys(&signed) && sources.hub_is_unknown() => {
+                (Err(AuthnError::Unavailable(HUB_UNKNOWN.to_owned())), Instant::now())
+            }
+            Err(error) => (Err(error), Instant::now()),
+        };
+        cache.put(key, generation, &answer, since);
         answer
     }
 
@@ -248,7 +270,7 @@ impl Authenticator {
         &self,
         set: Option<&Arc<KeySet>>,
         token: &Unverified<'_>,
-    ) -> Result<Arc<Identity>, AuthnError> {
+    ) -> Result<Signed, AuthnError> {
         let Inner { config, sources, .. } = &*self.0;
         let now = sources.now();
         let snapshot = sources.snapshot(set);
@@ -256,7 +278,7 @@ impl Authenticator {
         if let Some(hub) = &sources.hub {
             match hub.snapshot().signer(token, now) {
                 Signer::Key(key) if !snapshot.holds(&key.thumbprint) => {
-                    return Err(Refusal::HubIdentity.into());
+                    return claims::check_of_hub(&token.payload, config, now).map(Signed::ByHub);
                 }
                 Signer::Forged => forged = true,
                 Signer::Key(_) | Signer::Unknown => {}
@@ -269,13 +291,40 @@ impl Authenticator {
         }
         let accepted = Accepted { issuers: &snapshot.issuers, audiences: &snapshot.audiences };
         let subject = claims::check(&token.payload, accepted, config, now)?;
-        Ok(Arc::new(Identity {
+        Ok(Signed::ByCluster(Arc::new(Identity {
             user: subject.user,
-            mode: Mode::Caller,
+            impersonation: None,
             account_uid: subject.account_uid,
             bound: subject.bound,
             expires: subject.expires,
-        }))
+        })))
+    }
+
+    /// Whether the hub's API server stands by its token, and since when it is known to.
+    async fn ask_hub(
+        &self,
+        token: &Token,
+        subject: Subject,
+    ) -> (Result<Arc<Identity>, AuthnError>, Instant) {
+        let Some(hub) = &self.0.hub else {
+            return (Err(Refusal::HubRefused.into()), Instant::now());
+        };
+        let unavailable = |why: &str| AuthnError::Unavailable(format!("{HUB_UNASKED}: {why}"));
+        let error = match hub.review(token.as_str(), FRESH).await {
+            Ok(reviewed) => {
+                let identity = Identity::of_hub(reviewed.user.clone(), subject.expires);
+                return (identity.map(Arc::new).map_err(AuthnError::from), reviewed.asked);
+            }
+            Err(NotAccepted::Refused) => Refusal::HubRefused.into(),
+            Err(NotAccepted::Forbidden) => unavailable(
+                "the hub's ServiceAccount lacks the right to create tokenreviews (deploy/README.md)",
+            ),
+            Err(NotAccepted::Failed(error)) => {
+                tracing::warn!(error, "the hub's API server does not say whose a token is");
+                unavailable("it does not answer; try again")
+            }
+        };
+        (Err(error), Instant::now())
     }
 
     fn generation(&self, set: Option<&Arc<KeySet>>) -> Generation {
@@ -293,7 +342,7 @@ impl fmt::Debug for Authenticator {
 }
 
 /// Whether no key set knew the signature.
-fn is_nobodys(answer: &Result<Arc<Identity>, AuthnError>) -> bool {
+fn is_nobodys<T>(answer: &Result<T, AuthnError>) -> bool {
     matches!(answer, Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys())
 }
 
@@ -304,6 +353,9 @@ const REFUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a caller is told when nobody can say whether the token is the hub's.
 const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";
+
+const HUB_UNASKED: &str =
+    "hub authentication: the hub's own API server cannot be asked whose this token is";
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use self::world::{SigningKey, World, claims, name};
 use super::*;
+use crate::tunnel::headers::Mode;
 
+mod of_hub;
 mod reads;
 mod world;
 
@@ -26,7 +28,7 @@ async fn a_token_is_good_on_its_own_cluster_only() {
     let token = world.good(&one);
     let identity = world.ask("c1", &token).await.unwrap();
     assert_eq!(identity.user, "system:serviceaccount:apps:reader");
-    assert_eq!(identity.mode, Mode::Caller);
+    assert_eq!(identity.mode(), Mode::Caller);
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(world.now() + 3600 + 61);
     assert_eq!(identity.expires, Some(end));
     // Twice: the second answer may come from a cache.
@@ -158,7 +160,7 @@ async fn a_published_key_of_somebody_else_changes_nothing() {
     world.pass(70).await;
     assert!(world.metric(CONFLICTS, "c1") >= 2.0);
     assert_eq!(world.metric(CONFLICTS, "c2"), 0.0);
-    assert_eq!(world.refusal("c1", &world.good(&hub)).await, Refusal::HubIdentity);
+    assert_eq!(world.refusal("c1", &world.good(&hub)).await, Refusal::HubRefused);
     assert_eq!(world.refusal("c1", &world.good(&two)).await, Refusal::UnknownKey);
     assert!(world.ask("c1", &world.good(&one)).await.is_ok());
     assert!(world.ask("c2", &world.good(&two)).await.is_ok());
@@ -210,10 +212,10 @@ async fn the_hubs_keys_are_its_own_whoever_came_first() {
     // Both publish a new key of the hub; the spoke is read first.
     world.hub.keys.lock().unwrap().push(rotated.clone());
     world.spoke("c1", |spoke| spoke.published.push(rotated.clone()));
-    assert_eq!(world.refusal("c1", &world.good(&rotated)).await, Refusal::HubIdentity);
+    assert_eq!(world.refusal("c1", &world.good(&rotated)).await, Refusal::HubRefused);
     // The hub's own cluster shares them.
     world.connect("local", &rotated).await;
-    assert_eq!(world.refusal("local", &world.good(&rotated)).await, Refusal::HubIdentity);
+    assert_eq!(world.refusal("local", &world.good(&rotated)).await, Refusal::HubRefused);
     world.tunnels("local", 2, true);
     world.settle().await;
     let told = world.metric(CONFLICTS, "local");
@@ -221,7 +223,7 @@ async fn the_hubs_keys_are_its_own_whoever_came_first() {
     world.pass(70).await;
     assert_eq!(world.metric(CONFLICTS, "local"), told, "its own from now on");
     assert!(world.ask("local", &world.good(&rotated)).await.is_ok());
-    assert_eq!(world.refusal("c1", &world.good(&rotated)).await, Refusal::HubIdentity);
+    assert_eq!(world.refusal("c1", &world.good(&rotated)).await, Refusal::HubRefused);
 }
 
 #[tokio::test(start_paused = true)]

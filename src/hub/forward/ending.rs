@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use http::header::{self, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
 use super::{Forwarder, Order};
 use crate::hub::authn::Refusal;
 use crate::hub::failure::Failure;
 use crate::hub::live::{LiveStream, TooManyTokens};
+use crate::hub::policy::{Asked, Denied, Policies};
 use crate::hub::verb::Span;
-use crate::tunnel::headers::Mode;
 
 /// Why the hub ends a stream that could go on: the metric label, and the log's reason.
 pub(crate) type EndReason = &'static str;
@@ -23,25 +22,25 @@ pub(super) type End = BoxFuture<'static, EndReason>;
 impl Forwarder {
     /// Counts a stream under its token, so that it ends with it.
     pub(super) fn enter(&self, order: &Order) -> Result<Option<LiveStream>, Failure> {
-        let authorization = spoke_token(order);
-        let entered = authorization
+        let entered = order
+            .authorization
+            .as_ref()
             .map(|token| self.live.enter(&order.cluster, &order.identity, token))
             .transpose();
         entered.map_err(|TooManyTokens| Failure::TooManyTokens(order.cluster.clone()))
     }
 
+    /// What a stream of `order` stands on.
+    pub(super) fn right(&self, order: &Order, live: Option<LiveStream>) -> Right {
+        let allowed = order.asked().map(|asked| (self.policies.clone(), asked));
+        Right { expires: order.identity.expires, allowed, live }
+    }
+
     /// The end of a stream that may be open for ever. A watch of a hub that stops is not waited for
     /// at all: its client resumes at another hub, or through another agent when the one behind it
     /// is `leaving`.
-    pub(super) fn end_of_long(
-        &self,
-        order: &Order,
-        span: Span,
-        live: Option<LiveStream>,
-        leaving: &CancellationToken,
-    ) -> End {
-        let (drain, leaving, expires) =
-            (self.drain.clone(), leaving.clone(), order.identity.expires);
+    pub(super) fn end_of_long(&self, span: Span, right: Right, leaving: &CancellationToken) -> End {
+        let (drain, leaving) = (self.drain.clone(), leaving.clone());
         Box::pin(async move {
             let moved = async {
                 if span != Span::Watch {
@@ -56,7 +55,7 @@ impl Forwarder {
             };
             tokio::select! {
                 biased;
-                reason = right_lost(expires, live.as_ref()) => reason,
+                reason = right.lost() => reason,
                 reason = moved => reason,
                 () = drain.cut() => DRAINED,
             }
@@ -68,7 +67,7 @@ impl Forwarder {
     pub(super) fn end_of_short(&self, order: &Order) -> End {
         let (live, drain) = (self.live.clone(), self.drain.clone());
         let (cluster, identity) = (order.cluster.clone(), Arc::clone(&order.identity));
-        let token = spoke_token(order).cloned();
+        let (token, right) = (order.authorization.clone(), self.right(order, None));
         Box::pin(async move {
             let late = async {
                 tokio::time::sleep(NOT_SHORT).await;
@@ -82,7 +81,7 @@ impl Forwarder {
             tokio::select! {
                 biased;
                 reason = late => reason,
-                reason = right_lost(identity.expires, None) => reason,
+                reason = right.lost() => reason,
                 () = drain.cut() => DRAINED,
             }
         })
@@ -102,46 +101,62 @@ impl Forwarder {
     }
 }
 
-/// The token of a request that stands before the spoke's API server as its caller. Nobody else's
-/// can be asked about there.
-fn spoke_token(order: &Order) -> Option<&HeaderValue> {
-    let token = order.headers.get(header::AUTHORIZATION);
-    token.filter(|_| order.identity.mode == Mode::Caller)
+/// What a caller's stream stands on.
+pub(super) struct Right {
+    /// The token's end.
+    expires: Option<SystemTime>,
+    /// What the policy has let through.
+    allowed: Option<(Policies, Asked)>,
+    /// The token's place among those that are reviewed.
+    live: Option<LiveStream>,
 }
 
-/// Ready when the caller's token is not good any more.
-pub(super) async fn right_lost(
-    expires: Option<SystemTime>,
-    live: Option<&LiveStream>,
-) -> EndReason {
-    // Wall clock to timer once; a clock that is set back later does not extend the stream.
-    let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    let expiry = async {
-        match left {
-            Some(left) => tokio::time::sleep(left).await,
-            None => std::future::pending().await,
+// === impl Right ===
+
+impl Right {
+    /// Ready when it is gone.
+    pub(super) async fn lost(&self) -> EndReason {
+        // Wall clock to timer once; a clock that is set back later does not extend the stream.
+        let left = self.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        let expiry = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = async {
+            match &self.live {
+                Some(live) => live.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let withdrawn = async {
+            match &self.allowed {
+                Some((policies, asked)) => policies.withdrawn(asked).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = ended => reason,
+            () = withdrawn => DENIED,
+            () = expiry => EXPIRED,
         }
-    };
-    let ended = async {
-        match live {
-            Some(live) => live.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        reason = ended => reason,
-        () = expiry => EXPIRED,
     }
 }
 
 /// What a caller is told whose right ended before there was an answer.
 pub(super) fn refusal(reason: EndReason) -> Failure {
-    let refusal = if reason == EXPIRED { Refusal::Expired } else { Refusal::Revoked };
-    Failure::Authn(refusal.into())
+    match reason {
+        DENIED => Denied::Withdrawn.into(),
+        EXPIRED => Failure::Authn(Refusal::Expired.into()),
+        _ => Failure::Authn(Refusal::Revoked.into()),
+    }
 }
 
 const EXPIRED: EndReason = "token-expired";
+
+const DENIED: EndReason = "policy-denied";
 
 const DRAINED: EndReason = "hub-drained";
 
@@ -156,11 +171,11 @@ const NOT_SHORT: Duration = Duration::from_secs(10);
 mod tests {
     use futures_util::FutureExt as _;
     use http::uri::PathAndQuery;
-    use http::{HeaderMap, Method};
+    use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
     use crate::drain::Drain;
-    use crate::hub::authn::Identity;
+    use crate::hub::authn::{Identity, Impersonated};
     use crate::hub::live::LiveStreams;
     use crate::hub::registry::Registry;
     use crate::hub::verb::RequestKind;
@@ -172,6 +187,7 @@ mod tests {
         let metrics = crate::hub::metrics::Metrics::new(&prometheus::Registry::new()).unwrap();
         Forwarder {
             registry,
+            policies: Policies::load(None, &prometheus::Registry::new()).unwrap(),
             live,
             drain: Drain::new(),
             head_timeout: Duration::from_secs(5),
@@ -180,14 +196,14 @@ mod tests {
         }
     }
 
-    fn order(mode: Mode, life: Option<Duration>) -> Order {
+    fn order(life: Option<Duration>) -> Order {
         let target = PathAndQuery::from_static("/api/v1/pods");
         let token = HeaderValue::from_static("Bearer token");
         Order {
             cluster: cluster(),
             identity: Arc::new(Identity {
                 user: "system:serviceaccount:apps:a".to_owned(),
-                mode,
+                impersonation: None,
                 account_uid: None,
                 bound: false,
                 expires: life.map(|life| SystemTime::now() + life),
@@ -197,7 +213,8 @@ mod tests {
             target,
             at_home: false,
             request_id: HeaderValue::from_static("id"),
-            headers: HeaderMap::from_iter([(header::AUTHORIZATION, token)]),
+            headers: HeaderMap::new(),
+            authorization: Some(token),
         }
     }
 
@@ -208,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_short_answer_becomes_a_live_stream_when_it_is_not_short() {
         let forwarder = forwarder();
-        let mut end = forwarder.end_of_short(&order(Mode::Caller, None));
+        let mut end = forwarder.end_of_short(&order(None));
         assert!((&mut end).now_or_never().is_none());
         forwarder.live.end_cluster(&cluster(), "cluster-revoked");
         tokio::select! {
@@ -223,10 +240,10 @@ mod tests {
     async fn every_answer_ends_with_its_token() {
         let (forwarder, stays) = (forwarder(), CancellationToken::new());
         for life in [Duration::from_secs(5), Duration::from_secs(60)] {
-            let order = order(Mode::Caller, Some(life));
-            let live = forwarder.enter(&order).unwrap();
+            let order = order(Some(life));
+            let right = forwarder.right(&order, forwarder.enter(&order).unwrap());
             assert_eq!(forwarder.end_of_short(&order).await, EXPIRED);
-            assert_eq!(forwarder.end_of_long(&order, Span::Follow, live, &stays).await, EXPIRED);
+            assert_eq!(forwarder.end_of_long(Span::Follow, right, &stays).await, EXPIRED);
         }
         assert!(matches!(refusal(EXPIRED), Failure::Authn(error) if error.reason() == "expired"));
         let revoked = refusal("cluster-removed");
@@ -236,7 +253,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_outlives_its_answer_ends_with_the_token() {
         let forwarder = forwarder();
-        let order = order(Mode::Caller, Some(Duration::from_secs(60)));
+        let order = order(Some(Duration::from_secs(60)));
         let (held, mut gone) = tokio::sync::mpsc::channel::<&str>(2);
         for takes in [30, 90] {
             let held = held.clone();
@@ -251,7 +268,7 @@ mod tests {
         assert_eq!(gone.recv().await, None, "the other one was dropped");
         assert_eq!(started.elapsed().as_secs(), 60);
         // Or with its cluster, after a while.
-        let order = self::order(Mode::Caller, None);
+        let order = self::order(None);
         let (held, mut gone) = tokio::sync::mpsc::channel::<()>(1);
         forwarder.upload(&order, async move { held.closed().await });
         tokio::time::sleep(NOT_SHORT + Duration::from_secs(1)).await;
@@ -261,9 +278,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_spokes_own_token_is_counted_there() {
+    async fn an_answer_ends_with_the_policy_that_let_it_through() {
         let forwarder = forwarder();
-        assert!(forwarder.enter(&order(Mode::Caller, None)).unwrap().is_some());
-        assert!(forwarder.enter(&order(Mode::Impersonate, None)).unwrap().is_none());
+        let mut order = order(None);
+        let right = forwarder.right(&order, None);
+        assert!(right.lost().now_or_never().is_none(), "no policy judges a spoke's own");
+        let impersonation = Impersonated { groups: Vec::new(), headers: HeaderMap::new() };
+        let identity = Identity { impersonation: Some(impersonation), ..(*order.identity).clone() };
+        order.identity = Arc::new(identity);
+        assert_eq!(forwarder.right(&order, None).lost().await, DENIED);
+        assert_eq!(forwarder.end_of_short(&order).await, DENIED);
+        assert!(matches!(refusal(DENIED), Failure::Denied(Denied::Withdrawn)));
     }
 }

@@ -21,6 +21,7 @@ use super::admission::Place;
 use super::authn::Identity;
 use super::failure::Failure;
 use super::live::LiveStreams;
+use super::policy::{Asked, Policies};
 use super::record::Record;
 use super::registry::{PickError, Registry, Tunnel};
 use super::unread::UnreadBudget;
@@ -37,6 +38,7 @@ pub(crate) use upgrade::{WantedUpgrade, wanted, wanted_protocol};
 #[derive(Clone)]
 pub(crate) struct Forwarder {
     pub(crate) registry: Registry,
+    pub(crate) policies: Policies,
     pub(crate) live: LiveStreams,
     /// Ends streams, and owns what goes on after a response head.
     pub(crate) drain: Drain,
@@ -60,6 +62,9 @@ pub(crate) struct Order {
     pub(crate) request_id: HeaderValue,
     /// Already those of the upstream request, mode included.
     pub(crate) headers: HeaderMap,
+    /// What authentication has checked, for those who check it again while a stream runs. Where it
+    /// may cross, it is among the headers as well.
+    pub(crate) authorization: Option<HeaderValue>,
 }
 
 // === impl Forwarder ===
@@ -116,6 +121,17 @@ impl Order {
         (!self.at_home).then_some(&self.cluster)
     }
 
+    /// What the policy has let through, which it may not for ever; `None` for those whom it does not
+    /// judge.
+    fn asked(&self) -> Option<Asked> {
+        self.identity.impersonation.is_some().then(|| Asked {
+            identity: Arc::clone(&self.identity),
+            cluster: self.cluster.clone(),
+            method: self.method.clone(),
+            target: self.target.clone(),
+        })
+    }
+
     fn class(&self) -> StreamClass {
         if self.kind.is_long() { StreamClass::Long } else { StreamClass::Short }
     }
@@ -155,7 +171,10 @@ fn check_fault<B>(response: &Response<B>, cluster: &ClusterName) -> Result<(), F
     }
 }
 
-/// Marks `headers` with the way the request stands before the API server.
+/// Marks `headers` with the way the request stands before the API server, and for whom.
 pub(crate) fn set_mode(headers: &mut HeaderMap, identity: &Identity) {
-    headers.insert(headers::MODE, identity.mode.into());
+    headers.insert(headers::MODE, identity.mode().into());
+    if let Some(impersonated) = &identity.impersonation {
+        headers.extend(impersonated.headers.clone());
+    }
 }

@@ -13,6 +13,7 @@ use crate::hub::front::head::HeadTooLarge;
 use crate::hub::headers::{HeaderError, X_REQUEST_ID};
 use crate::hub::hosts::HostError;
 use crate::hub::route::RouteError;
+use crate::tunnel::headers::Fault;
 
 /// The answer to a request that failed: a Kubernetes `Status` (`meta/v1`), as client-go expects.
 pub(crate) fn respond(failure: &Failure, request_id: &HeaderValue) -> Response<ResponseBody> {
@@ -68,6 +69,10 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Authn(AuthnError::Unavailable(_)) | Failure::NoTunnel { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
         }
+        Failure::Authn(AuthnError::Unwritable(_)) | Failure::Denied(_) => {
+            (StatusCode::FORBIDDEN, "Forbidden")
+        }
+        Failure::NoCluster(_) => (StatusCode::NOT_FOUND, "NotFound"),
         Failure::Authn(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
         Failure::Head(HeadTooLarge::Target { .. }) => {
             (StatusCode::URI_TOO_LONG, "RequestURITooLong")
@@ -78,6 +83,9 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         }
         Failure::Full(_) | Failure::TooMany(_) | Failure::TooManyTokens(_) => {
             (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")
+        }
+        Failure::Fault { fault: Fault::NotImpersonated, .. } => {
+            (StatusCode::FORBIDDEN, "Forbidden")
         }
         Failure::TunnelLost { .. } | Failure::Reset { .. } | Failure::Fault { .. } => {
             (StatusCode::BAD_GATEWAY, "BadGateway")
@@ -112,9 +120,10 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::hub::policy::Denied;
     use crate::hub::via::Loop;
     use crate::name::ClusterName;
-    use crate::tunnel::headers::Fault;
+    use crate::tunnel::impersonation::Unwritable;
 
     async fn answer(failure: Failure) -> (StatusCode, Option<HeaderValue>, serde_json::Value) {
         let response = respond(&failure, &HeaderValue::from_static("id"));
@@ -153,10 +162,14 @@ mod tests {
             (HostError::NotServed.into(), 421),
             (Loop.into(), 508),
             (Failure::Authn(AuthnError::Unavailable("x".into())), 503),
+            (Failure::Authn(Unwritable("a group").into()), 403),
+            (Denied::NoPolicy.into(), 403),
+            (Failure::NoCluster(cluster()), 404),
             (Failure::Full(cluster()), 429),
             (Failure::TooManyTokens(cluster()), 429),
             (fault(Fault::Unreachable), 502),
             (fault(Fault::AgentRefused), 502),
+            (fault(Fault::NotImpersonated), 403),
             (lost, 502),
             (late, 504),
         ] {

@@ -8,7 +8,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::sleep;
 
 use super::body::{RequestBody, RequestBodyError, ResponseBody};
-use super::ending::{refusal, right_lost};
+use super::ending::{Right, refusal};
 use super::events::Events;
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure};
 use crate::hub::admission::Place;
@@ -33,17 +33,19 @@ pub(super) async fn forward(
     let traffic = record.as_ref().map(|record| Arc::clone(&record.traffic));
     let body = (!body.is_end_stream())
         .then(|| RequestBody::new(body, traffic.unwrap_or_default(), forwarder.max_body, place));
-    let (response, tunnel) = match &live {
+    let supervised = live.is_some();
+    let right = forwarder.right(&order, live);
+    let (response, tunnel) = match supervised {
         // An upload, or a wait for the head, may take as long as any stream.
-        Some(live) => tokio::select! {
+        true => tokio::select! {
             biased;
-            reason = right_lost(order.identity.expires, Some(live)) => return Err(refusal(reason)),
+            reason = right.lost() => return Err(refusal(reason)),
             sent = send(forwarder, &order, body) => sent?,
         },
-        None => send(forwarder, &order, body).await?,
+        false => send(forwarder, &order, body).await?,
     };
     check_fault(&response, &order.cluster)?;
-    Ok(answer(forwarder, &order, &tunnel, response, live, record))
+    Ok(answer(forwarder, &order, &tunnel, response, right, record))
 }
 
 /// Sends the request until it got a response or must not be repeated.
@@ -164,7 +166,7 @@ pub(super) fn answer(
     order: &Order,
     tunnel: &Tunnel,
     response: Response<ReceiveBody>,
-    live: Option<LiveStream>,
+    right: Right,
     record: &mut Option<Box<Record>>,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
@@ -181,7 +183,7 @@ pub(super) fn answer(
         }
         Span::Short => ResponseBody::live(body, forwarder.end_of_short(order)),
         span => {
-            let end = forwarder.end_of_long(order, span, live, &tunnel.leaving);
+            let end = forwarder.end_of_long(span, right, &tunnel.leaving);
             match span {
                 Span::Watch => ResponseBody::watch(body, Events::of(&head.headers), end),
                 _ => ResponseBody::live(body, end),

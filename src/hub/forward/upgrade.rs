@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::body::ResponseBody;
-use super::ending::{End, refusal, right_lost};
+use super::ending::{End, refusal};
 use super::{ATTEMPTS, Forwarder, Order, check_fault, failure, stream};
 use crate::hub::failure::{Failure, Hop};
 use crate::hub::headers;
@@ -61,9 +61,10 @@ pub(super) async fn forward(
     live: Option<LiveStream>,
     record: &mut Option<Box<Record>>,
 ) -> Result<Response<ResponseBody>, Failure> {
+    let right = forwarder.right(&order, live);
     let (response, send, tunnel) = tokio::select! {
         biased;
-        reason = right_lost(order.identity.expires, live.as_ref()) => return Err(refusal(reason)),
+        reason = right.lost() => return Err(refusal(reason)),
         opened = open(forwarder, &order, upgrade.protocol) => opened?,
     };
     check_fault(&response, &order.cluster)?;
@@ -74,7 +75,7 @@ pub(super) async fn forward(
             // body says so too.
             let _ = send.finish(None);
             // An API server may ignore the wish and answer with a watch, which ends as any other.
-            return Ok(stream::answer(forwarder, &order, &tunnel, response, live, record));
+            return Ok(stream::answer(forwarder, &order, &tunnel, response, right, record));
         }
         Err(_) => {
             let fault = Fault::BadAnswer;
@@ -92,7 +93,7 @@ pub(super) async fn forward(
         let mut kind = order.kind;
         kind.span = Span::Interactive;
         record.answered(StatusCode::SWITCHING_PROTOCOLS, kind, upstream);
-        let end = forwarder.end_of_long(&order, kind.span, live, &tunnel.leaving);
+        let end = forwarder.end_of_long(kind.span, right, &tunnel.leaving);
         let session = run(upgrade.client, send, body, end, record);
         forwarder.drain.spawn(session);
     }

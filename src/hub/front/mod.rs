@@ -9,6 +9,7 @@ pub(crate) mod listener;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 
 use super::admission::Admission;
-use super::authn::{Authenticator, AuthnError, Refusal};
+use super::authn::{Authenticator, AuthnError, Identity, Refusal};
 use super::failure::Failure;
 use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
@@ -25,14 +26,17 @@ use super::forward::{Forwarder, Order, set_mode, wanted, wanted_protocol};
 use super::headers;
 use super::hosts::AllowedHosts;
 use super::limits::{Limit, Limits};
+use super::policy::{Asked, Policies};
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
 use super::verb::RequestKind;
 use super::via::Pseudonym;
 use crate::drain::Drain;
 use crate::listen::activity::Running;
+use crate::name::ClusterName;
 use crate::pki::tls::FrontTls;
 use crate::telemetry::trace::Step;
+use crate::tunnel::impersonation;
 
 pub(crate) use connection::{CONNECTION_WINDOW, MEASURED, UPLOAD_WINDOW, serve};
 
@@ -41,6 +45,7 @@ pub(crate) use connection::{CONNECTION_WINDOW, MEASURED, UPLOAD_WINDOW, serve};
 pub(crate) struct Front {
     pub(crate) tls: FrontTls,
     pub(crate) authenticator: Authenticator,
+    pub(crate) policies: Policies,
     pub(crate) forwarder: Forwarder,
     pub(crate) recorder: Recorder,
     pub(crate) admission: Admission,
@@ -141,6 +146,12 @@ impl Front {
             Target::Own => return Err(AuthnError::Unauthorized(Refusal::Missing).into()),
         };
         let kind = RequestKind::of(request.method(), &upstream);
+        if let Some(record) = record.as_mut() {
+            record.identified(&cluster, &identity, kind);
+        }
+        if identity.impersonation.is_some() {
+            self.authorize(&request, &cluster, &identity, &upstream)?;
+        }
         let upgrade = wanted(&mut request);
         if let Some(record) = record.as_mut() {
             record.admitted(&cluster, &identity, kind);
@@ -152,7 +163,9 @@ impl Front {
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.
         let authorization = headers.remove(header::AUTHORIZATION);
-        headers::upstream(&mut headers, authorization, peer.ip(), request_id, step);
+        // A token of the hub never leaves it.
+        let crosses = authorization.clone().filter(|_| identity.impersonation.is_none());
+        headers::upstream(&mut headers, crosses, peer.ip(), request_id, step);
         self.pseudonym.sign(&mut headers, parts.version);
         set_mode(&mut headers, &identity);
         let order = Order {
@@ -164,8 +177,34 @@ impl Front {
             at_home,
             request_id: request_id.clone(),
             headers,
+            authorization,
         };
         self.forwarder.forward(order, upgrade, (body, upload), record).await
+    }
+
+    /// Whether an identity of the hub may go on: by the policy first, so that only who may ask for a
+    /// cluster learns whether there is one.
+    fn authorize(
+        &self,
+        request: &Request<Incoming>,
+        cluster: &ClusterName,
+        identity: &Arc<Identity>,
+        target: &PathAndQuery,
+    ) -> Result<(), Failure> {
+        if impersonation::is_asked(request.headers()) {
+            return Err(self.policies.impersonates(identity).into());
+        }
+        self.policies.decide(&Asked {
+            identity: Arc::clone(identity),
+            cluster: cluster.clone(),
+            method: request.method().clone(),
+            target: target.clone(),
+        })?;
+        if self.forwarder.registry.is_enrolled(cluster) {
+            Ok(())
+        } else {
+            Err(Failure::NoCluster(cluster.clone()))
+        }
     }
 
     /// A limit was reached.

@@ -11,12 +11,26 @@ use zeroize::Zeroizing;
 use super::schedule::{Schedule, Verdict};
 use crate::hub::authn::Identity;
 use crate::hub::forward::ending::EndReason;
-
-/// Names a token without holding it: an HMAC under a secret of this process.
-pub(super) type Key = [u8; 32];
+use crate::hub::token_key::TokenKey as Key;
 
 /// A bearer token, wiped when its last stream and review are gone.
 pub(super) type Secret = Arc<Zeroizing<String>>;
+
+/// Whose API server made a token, and is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Issuer {
+    /// The cluster's, through its tunnel.
+    Spoke,
+    /// The hub's own.
+    Hub,
+}
+
+/// A token whose review is due.
+pub(super) struct Due {
+    pub(super) key: Key,
+    pub(super) secret: Secret,
+    pub(super) by: Issuer,
+}
 
 /// Tells the streams of one token that they end.
 #[derive(Debug, Default)]
@@ -44,7 +58,8 @@ pub(super) struct Book {
 /// One token.
 struct Entry {
     secret: Secret,
-    /// `system:serviceaccount:NAMESPACE:NAME`.
+    by: Issuer,
+    /// `system:serviceaccount:NAMESPACE:NAME`, or a name of the hub, which no spoke has.
     user: String,
     /// Of the ServiceAccount; `None` where the token does not say.
     uid: Option<String>,
@@ -97,6 +112,7 @@ impl Book {
         }
         let entry = Entry {
             secret: Arc::new(Zeroizing::new(secret.to_owned())),
+            by: if identity.impersonation.is_some() { Issuer::Hub } else { Issuer::Spoke },
             user: identity.user.clone(),
             uid: identity.account_uid.clone(),
             ending: Arc::default(),
@@ -124,13 +140,13 @@ impl Book {
     }
 
     /// Up to `most` tokens whose review is due; each is under way from now on.
-    pub(super) fn due(&mut self, now: Instant, most: usize) -> Vec<(Key, Secret)> {
+    pub(super) fn due(&mut self, now: Instant, most: usize) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < most && self.queue.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.queue.pop_first() else { break };
             if let Some(entry) = self.tokens.get_mut(&key) {
                 entry.reviewing = true;
-                due.push((key, Arc::clone(&entry.secret)));
+                due.push(Due { key, secret: Arc::clone(&entry.secret), by: entry.by });
             }
         }
         due

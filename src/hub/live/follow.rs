@@ -8,17 +8,17 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::review::review;
+use super::LiveStreams;
+use super::review::Reviewers;
 use super::watch::{self, Notice};
-use super::{LiveStreams, Spoke};
 use crate::name::ClusterName;
 
 /// Follows `cluster` until it had no live stream for [`LINGER`], or is not served. Fails static: what cannot be asked
 /// ends nothing.
-pub(super) async fn follow(live: LiveStreams, api: &dyn Spoke, cluster: ClusterName) {
+pub(super) async fn follow(live: LiveStreams, reviewers: &Reviewers, cluster: ClusterName) {
     let mut following = Following { live: &live, cluster: &cluster, over: false };
     let (sender, mut notices) = mpsc::channel(NOTICES);
-    let mut watching = pin!(watch::run(api, &cluster, sender, &live.0.metrics));
+    let mut watching = pin!(watch::run(&*reviewers.spokes, &cluster, sender, &live.0.metrics));
     let mut reviews = FuturesUnordered::new();
     let mut idle: Option<Instant> = None;
     loop {
@@ -33,9 +33,12 @@ pub(super) async fn follow(live: LiveStreams, api: &dyn Spoke, cluster: ClusterN
                 return;
             }
         }
-        for (key, secret) in turn.due {
+        for due in turn.due {
             let cluster = &cluster;
-            reviews.push(async move { (key, review(api, cluster, &secret).await) });
+            reviews.push(async move {
+                let verdict = reviewers.review(cluster, &due).await;
+                (due, verdict)
+            });
         }
         // Whoever comes later is due later: a token is never due before the next look.
         let next = turn.next.filter(|_| reviews.len() < AT_ONCE).unwrap_or(now + LOOK);
@@ -45,7 +48,7 @@ pub(super) async fn follow(live: LiveStreams, api: &dyn Spoke, cluster: ClusterN
                 Notice::Missed => live.missed(&cluster),
                 Notice::Account { user, uid } => live.account(&cluster, &user, uid.as_deref()),
             },
-            Some((key, verdict)) = reviews.next() => live.judge(&cluster, &key, verdict),
+            Some((due, verdict)) = reviews.next() => live.judge(&cluster, &due, verdict),
             () = tokio::time::sleep_until(next.min(now + LOOK)) => {}
         }
     }

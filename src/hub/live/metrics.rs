@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
+use super::book::Issuer;
 use super::schedule::Verdict;
 use crate::name::ClusterName;
 use crate::telemetry::series::{self, add};
@@ -43,7 +44,7 @@ impl Metrics {
             )?,
             reviews: counter(
                 "cluster_proxy_live_token_reviews_total",
-                "Reviews of live tokens by their cluster's API server.",
+                "Reviews of live tokens by the API server that made them.",
                 &["cluster", "result"],
             )?,
             watch_failures: counter(
@@ -64,8 +65,8 @@ impl Metrics {
         self.tokens.with_label_values(&[cluster.as_str()]).set(count);
     }
 
-    /// Counts an answer, and notes what it says of the agent's rights.
-    pub(super) fn reviewed(&self, cluster: &ClusterName, verdict: Verdict) {
+    /// Counts an answer, and notes what one of the spoke says of the agent's rights.
+    pub(super) fn reviewed(&self, cluster: &ClusterName, by: Issuer, verdict: Verdict) {
         let result = match verdict {
             Verdict::Accepted => "accepted",
             Verdict::Refused => "refused",
@@ -73,6 +74,9 @@ impl Metrics {
             Verdict::Forbidden => "forbidden",
         };
         self.reviews.with_label_values(&[cluster.as_str(), result]).inc();
+        if by == Issuer::Hub {
+            return;
+        }
         match verdict {
             Verdict::Accepted | Verdict::Refused => self.right(cluster, Right::ReviewTokens, true),
             Verdict::Forbidden => self.right(cluster, Right::ReviewTokens, false),
@@ -138,7 +142,7 @@ mod tests {
             for verdict in
                 [Verdict::Accepted, Verdict::Refused, Verdict::Failed, Verdict::Forbidden]
             {
-                metrics.reviewed(cluster, verdict);
+                metrics.reviewed(cluster, Issuer::Spoke, verdict);
             }
             metrics.right(cluster, Right::WatchServiceAccounts, false);
         }

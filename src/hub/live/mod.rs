@@ -1,4 +1,4 @@
-//! Live streams of spoke tokens, and what ends them.
+//! Live streams, and what ends them.
 //!
 //! A request is checked when it begins; a watch, a followed log or an exec session goes on for
 //! hours. Here is who holds one, so that a deleted ServiceAccount (or Pod, Node, Secret that a
@@ -9,10 +9,12 @@
 //! | which streams a token has | [`book`] |
 //! | which token is reviewed when, and what a review means | [`schedule`] |
 //! | ServiceAccounts that come and go | [`watch`] |
-//! | one question to the API server | [`review`] |
+//! | one question to the API server that made the token | [`review`] |
 //! | one cluster, as long as it has live streams | [`follow`] |
 //!
-//! A spoke that lies, or does not answer, decides about its own tokens only.
+//! A spoke that lies, or does not answer, decides about its own tokens only. Tokens of the hub, which
+//! no spoke ever sees, are reviewed at the hub; they are in the books of the clusters where their
+//! streams go, and end with those as any other.
 
 mod book;
 mod follow;
@@ -26,8 +28,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -36,11 +36,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::book::{Book, Ending, Key, Secret};
+use self::book::{Book, Due, Ending};
 use self::metrics::Metrics;
+use self::review::Reviewers;
 use self::schedule::Verdict;
-use super::authn::{Identity, SpokeApi, SpokeApiError};
+use super::authn::{HubReviews, Identity, SpokeApi, SpokeApiError};
 use super::forward::ending::EndReason;
+use super::token_key::{TokenKey, TokenKeys};
 use crate::name::ClusterName;
 
 /// Requests to a spoke's API server under the agent's ServiceAccount, also such as do not end.
@@ -63,8 +65,7 @@ pub(crate) type Chunks = BoxStream<'static, Result<Bytes, SpokeApiError>>;
 pub(crate) struct LiveStreams(Arc<Inner>);
 
 struct Inner {
-    /// Of this process: a key of a token means nothing anywhere else.
-    secret: hmac::Key,
+    keys: TokenKeys,
     /// Of one cluster.
     most_tokens: usize,
     books: Mutex<HashMap<ClusterName, Book>>,
@@ -77,7 +78,7 @@ struct Inner {
 pub(crate) struct LiveStream {
     live: LiveStreams,
     cluster: ClusterName,
-    key: Key,
+    key: TokenKey,
     ending: Arc<Ending>,
 }
 
@@ -92,7 +93,7 @@ struct Turn {
     live: bool,
     /// Whether it is not served any more.
     over: bool,
-    due: Vec<(Key, Secret)>,
+    due: Vec<Due>,
     next: Option<Instant>,
 }
 
@@ -104,10 +105,8 @@ impl LiveStreams {
         registry: &prometheus::Registry,
         most_tokens: usize,
     ) -> Result<Self, prometheus::Error> {
-        let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .expect("invariant: aws-lc's generator does not fail once the process has started");
         Ok(Self(Arc::new(Inner {
-            secret,
+            keys: TokenKeys::new(),
             most_tokens,
             books: Mutex::default(),
             wake: Notify::new(),
@@ -115,8 +114,7 @@ impl LiveStreams {
         })))
     }
 
-    /// Counts a stream of a spoke's token, which `authorization` holds as authentication has
-    /// checked it.
+    /// Counts a stream of a token, which `authorization` holds as authentication has checked it.
     pub(crate) fn enter(
         &self,
         cluster: &ClusterName,
@@ -125,8 +123,7 @@ impl LiveStreams {
     ) -> Result<LiveStream, TooManyTokens> {
         let authorization = authorization.to_str().unwrap_or_default();
         let token = authorization.strip_prefix(SCHEME).unwrap_or_default();
-        let mut key = Key::default();
-        key.copy_from_slice(hmac::sign(&self.0.secret, token.as_bytes()).as_ref());
+        let key = self.0.keys.of("", token);
         let mut books = self.lock();
         let book = books.entry(cluster.clone()).or_insert_with(|| Book::new(self.0.most_tokens));
         let entered = book.enter(key, identity, token, Instant::now(), chance());
@@ -148,13 +145,15 @@ impl LiveStreams {
         }
     }
 
-    /// Supervises every cluster that has live streams; never returns.
-    pub(crate) async fn run(self, api: Arc<dyn Spoke>) {
+    /// Supervises every cluster that has live streams; never returns. `hub` is asked about the
+    /// hub's own tokens.
+    pub(crate) async fn run(self, spokes: Arc<dyn Spoke>, hub: Option<HubReviews>) {
         let mut followers = JoinSet::new();
         loop {
             for cluster in self.unfollowed() {
-                let (live, api) = (self.clone(), Arc::clone(&api));
-                followers.spawn(async move { follow::follow(live, &*api, cluster).await });
+                let live = self.clone();
+                let reviewers = Reviewers { spokes: Arc::clone(&spokes), hub: hub.clone() };
+                followers.spawn(async move { follow::follow(live, &reviewers, cluster).await });
             }
             tokio::select! {
                 () = self.0.wake.notified() => {}
@@ -185,10 +184,10 @@ impl LiveStreams {
         Turn { live: book.len() > 0, over: book.over, due, next: book.next() }
     }
 
-    fn judge(&self, cluster: &ClusterName, key: &Key, verdict: Verdict) {
-        self.0.metrics.reviewed(cluster, verdict);
+    fn judge(&self, cluster: &ClusterName, due: &Due, verdict: Verdict) {
+        self.0.metrics.reviewed(cluster, due.by, verdict);
         let now = Instant::now();
-        let ended = self.with(cluster, |book| book.judge(key, verdict, now, chance()));
+        let ended = self.with(cluster, |book| book.judge(&due.key, verdict, now, chance()));
         if let Some(streams) = ended.flatten() {
             tracing::info!(%cluster, streams, "the API server does not accept a token any more: its streams end");
         }

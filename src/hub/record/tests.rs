@@ -8,7 +8,6 @@ use super::*;
 use crate::hub::config::AccessLog;
 use crate::hub::live::LiveStreams;
 use crate::state::Enrolment;
-use crate::tunnel::headers::Mode;
 
 /// Records of a hub with two clusters.
 struct World {
@@ -66,7 +65,7 @@ fn cluster(name: &str) -> ClusterName {
 }
 
 fn identity(user: String) -> Arc<Identity> {
-    Arc::new(Identity { user, mode: Mode::Caller, account_uid: None, bound: false, expires: None })
+    Arc::new(Identity { user, impersonation: None, account_uid: None, bound: false, expires: None })
 }
 
 fn kind(method: &Method, target: &str) -> RequestKind {

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::*;
 use crate::agent::testing::Stub;
-use crate::agent::{Agent, AgentConfig};
+use crate::agent::{Agent, AgentConfig, ImpersonationRule};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
 use crate::pki::join::JoinService;
@@ -98,6 +98,7 @@ impl World {
             tunnels: 2,
             audiences: Vec::new(),
             issuers: Vec::new(),
+            impersonation: Some(ImpersonationRule::default()),
             admin: ANY_PORT,
             drain_timeout: PATIENCE,
         };

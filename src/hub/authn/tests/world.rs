@@ -1,7 +1,7 @@
 //! A hub with fake API servers on all sides.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -48,6 +48,9 @@ pub(super) struct HubServer {
     pub(super) keys: Mutex<Vec<SigningKey>>,
     pub(super) reads: AtomicUsize,
     pub(super) delay: Mutex<Duration>,
+    /// Whether TokenReview accepts, always as the same account; refuses otherwise.
+    pub(super) accepts: AtomicBool,
+    pub(super) reviews: AtomicUsize,
 }
 
 pub(super) struct World {
@@ -164,6 +167,29 @@ impl HubApi for HubServer {
                 return Err(SpokeApiError("connection refused".to_owned()));
             }
             Ok((StatusCode::OK, jwks(&keys)))
+        })
+    }
+
+    fn post<'a>(
+        &'a self,
+        path: &'a str,
+        _body: Bytes,
+        _limit: usize,
+        _deadline: Duration,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
+        assert_eq!(path, "/apis/authentication.k8s.io/v1/tokenreviews");
+        let down = self.keys.lock().unwrap().is_empty();
+        let accepts = self.accepts.load(Ordering::Relaxed);
+        self.reviews.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            if down {
+                return Err(SpokeApiError("connection refused".to_owned()));
+            }
+            let user = json!({"username": "system:serviceaccount:apps:reader", "uid": "u",
+                "groups": ["system:serviceaccounts"]});
+            let status = json!({"authenticated": accepts, "user": user});
+            let review = json!({"kind": "TokenReview", "status": status});
+            Ok((StatusCode::CREATED, review.to_string().into()))
         })
     }
 }

@@ -1,12 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::tunnel::headers::Mode;
 
 fn identity(name: &str, uid: Option<&str>, bound: bool) -> Identity {
     Identity {
         user: format!("system:serviceaccount:apps:{name}"),
-        mode: Mode::Caller,
+        impersonation: None,
         account_uid: uid.map(str::to_owned),
         bound,
         expires: None,
@@ -31,8 +30,8 @@ fn has_ended(ending: &Ending) -> bool {
 fn answer(book: &mut Book, verdict: Verdict) -> usize {
     let now = Instant::now();
     let due = book.due(now, usize::MAX);
-    for (key, _) in &due {
-        book.judge(key, verdict, now, 0.0);
+    for due in &due {
+        book.judge(&due.key, verdict, now, 0.0);
     }
     due.len()
 }
@@ -63,7 +62,7 @@ async fn a_refused_token_ends_and_nobody_elses_does() {
     book.account("system:serviceaccount:apps:a", None, Instant::now());
     let due = book.due(Instant::now(), usize::MAX);
     assert_eq!(due.len(), 1, "the token of the deleted account alone is asked about, and at once");
-    assert_eq!(due[0].0, key(1));
+    assert_eq!(due[0].key, key(1));
     assert_eq!(book.judge(&key(1), Verdict::Refused, Instant::now(), 0.0), None);
     assert!(!has_ended(&one), "not confirmed yet");
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -111,9 +110,13 @@ async fn reviews_under_way_are_bounded_and_none_is_lost() {
     book.account(&bound.user, None, now);
     let others = book.due(now, usize::MAX);
     assert_eq!(others.len(), 92);
-    for (key, _) in first.iter().chain(&others) {
-        book.judge(key, Verdict::Failed, now, 0.0);
-        assert_eq!(book.judge(key, Verdict::Refused, now, 0.0), None, "an answer nobody asked for");
+    for due in first.iter().chain(&others) {
+        book.judge(&due.key, Verdict::Failed, now, 0.0);
+        assert_eq!(
+            book.judge(&due.key, Verdict::Refused, now, 0.0),
+            None,
+            "an answer nobody asked for"
+        );
     }
     assert_eq!(book.queue.len(), 100);
 }

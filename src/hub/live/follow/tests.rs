@@ -13,10 +13,10 @@ use tokio::sync::mpsc::Sender;
 
 use super::*;
 use crate::hub::authn::{Identity, SpokeApi, SpokeApiError};
+use crate::hub::live::Spoke;
 use crate::hub::live::{Chunks, LiveStream};
 use crate::hub::registry::Registry;
 use crate::state::Enrolment;
-use crate::tunnel::headers::Mode;
 
 #[derive(Default)]
 struct Fake {
@@ -134,7 +134,7 @@ impl World {
         let registry = prometheus::Registry::new();
         let live = LiveStreams::new(&registry, 4_096).unwrap();
         let spoke = Arc::new(Fake::default());
-        let task = tokio::spawn(live.clone().run(Arc::clone(&spoke) as Arc<dyn Spoke>));
+        let task = tokio::spawn(live.clone().run(Arc::clone(&spoke) as Arc<dyn Spoke>, None));
         Self { live, spoke, registry, task }
     }
 
@@ -142,7 +142,7 @@ impl World {
     fn stream(&self, name: &str, bound: bool) -> LiveStream {
         let identity = Identity {
             user: format!("system:serviceaccount:apps:{name}"),
-            mode: Mode::Caller,
+            impersonation: None,
             account_uid: Some("u".to_owned()),
             bound,
             expires: None,

@@ -1,0 +1,131 @@
+//! What the spoke's owner lets the hub say: whose names a request under the agent's token may bear.
+//!
+//! The spoke's RBAC has the last word. It can only name users and groups one by one, though, or let
+//! every name pass; this is what stands between the second and a hub that was taken over.
+
+use http::HeaderMap;
+
+use crate::tunnel::impersonation::{Impersonation, Unreadable};
+
+/// Which identities cross. `None` in [`super::AgentConfig`] lets nobody through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImpersonationRule {
+    /// Every user, uid and group begins so, and goes on.
+    pub prefix: String,
+}
+
+/// Why an identity does not cross.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotAllowed {
+    /// The headers are not those of one identity.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// A name of this spoke's own, or of another part of Kubernetes.
+    #[error("{what} does not begin with {prefix:?}")]
+    Outside {
+        /// What was named.
+        what: &'static str,
+        /// What it should begin with.
+        prefix: String,
+    },
+}
+
+// === impl ImpersonationRule ===
+
+impl Default for ImpersonationRule {
+    fn default() -> Self {
+        Self { prefix: PREFIX.to_owned() }
+    }
+}
+
+impl ImpersonationRule {
+    /// A rule for names that begin with `prefix`.
+    ///
+    /// # Errors
+    /// With nothing, or with what names of Kubernetes itself begin with, it would be none.
+    pub fn new(prefix: &str) -> Result<Self, String> {
+        let printable = prefix.bytes().all(|byte| byte.is_ascii_graphic());
+        if prefix.is_empty() || !printable {
+            return Err("the prefix must be printable, and not empty".to_owned());
+        }
+        if SYSTEM.starts_with(prefix) || prefix.starts_with(SYSTEM) {
+            return Err(format!("names that begin with {SYSTEM:?} are Kubernetes' own"));
+        }
+        Ok(Self { prefix: prefix.to_owned() })
+    }
+
+    /// Whether the identity that `headers` name may be used here.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), NotAllowed> {
+        let said = Impersonation::read(headers)?;
+        self.is_inside("the user", &said.user)?;
+        said.uid.iter().try_for_each(|uid| self.is_inside("the uid", uid))?;
+        said.groups.iter().try_for_each(|group| self.is_inside("a group", group))?;
+        let known = |(key, _): &(String, Vec<String>)| key.starts_with(EXTRA);
+        if said.extra.iter().all(known) {
+            Ok(())
+        } else {
+            Err(NotAllowed::Outside { what: "a key of the extra", prefix: EXTRA.to_owned() })
+        }
+    }
+
+    fn is_inside(&self, what: &'static str, name: &str) -> Result<(), NotAllowed> {
+        match name.strip_prefix(&self.prefix) {
+            Some(rest) if !rest.is_empty() => Ok(()),
+            _ => Err(NotAllowed::Outside { what, prefix: self.prefix.clone() }),
+        }
+    }
+}
+
+/// What all identities of a hub begin with.
+const PREFIX: &str = "cluster:";
+/// What Kubernetes' own names begin with: `system:masters` above all.
+const SYSTEM: &str = "system:";
+/// Where the hub puts extra. Keys of others, such as `scopes`, mean something to this cluster.
+const EXTRA: &str = "cluster-proxy/";
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn check(lines: &[(&'static str, &'static str)]) -> Result<(), NotAllowed> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        ImpersonationRule::default().check(&headers)
+    }
+
+    #[test]
+    fn only_names_inside_the_prefix_cross() {
+        let user = ("impersonate-user", "cluster:hub:jane");
+        let group = ("impersonate-group", "cluster:hub:system:masters");
+        let uid = ("impersonate-uid", "cluster:hub:1");
+        let extra = ("impersonate-extra-cluster-proxy%2fhub%2fx", "system:masters");
+        assert_eq!(check(&[user, group, group, uid, extra]), Ok(()));
+        for bad in [
+            ("impersonate-group", "system:masters"),
+            ("impersonate-group", "cluster:"),
+            ("impersonate-group", "Cluster:hub:x"),
+            ("impersonate-uid", "1"),
+            ("impersonate-extra-scopes", "x"),
+        ] {
+            let refused = check(&[user, group, bad]);
+            assert!(matches!(refused, Err(NotAllowed::Outside { .. })), "{bad:?} {refused:?}");
+        }
+        for bad in ["system:admin", "jane", "cluster:", "system:serviceaccount:a:b"] {
+            let refused = check(&[("impersonate-user", bad), group]);
+            assert!(matches!(refused, Err(NotAllowed::Outside { what: "the user", .. })), "{bad}");
+        }
+        assert_eq!(check(&[group]), Err(NotAllowed::Unreadable(Unreadable::User)));
+    }
+
+    #[test]
+    fn a_prefix_is_one() {
+        for bad in ["", "s", "system:", "system:x", "a b", "ä"] {
+            assert!(ImpersonationRule::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(ImpersonationRule::new("cluster:"), Ok(ImpersonationRule::default()));
+    }
+}

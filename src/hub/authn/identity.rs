@@ -1,0 +1,155 @@
+//! A verified caller, and what a user of the hub is called on a spoke. Pure.
+
+use std::time::SystemTime;
+
+use http::HeaderMap;
+
+use crate::hub::token_review::UserInfo;
+use crate::tunnel::headers::Mode;
+use crate::tunnel::impersonation::{Impersonation, Unwritable};
+
+/// A verified caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// As the spoke's RBAC and the hub's policy name it: `system:serviceaccount:NAMESPACE:NAME`, or
+    /// the same behind [`HUB_PREFIX`]. For logs at debug; never a metric label.
+    pub user: String,
+    /// For whom the agent speaks; `None` where the caller's own token passes through.
+    pub impersonation: Option<Impersonated>,
+    /// uid of the ServiceAccount, where the token says it.
+    pub account_uid: Option<String>,
+    /// Whether the token also ends with something that nobody watches: a Pod, a Node or a Secret
+    /// that it is bound to, or whatever the hub's API server knows of its own tokens.
+    pub bound: bool,
+    /// The first moment at which the token is refused (its `exp` and the leeway of one minute);
+    /// live streams end with it. None for legacy tokens.
+    pub expires: Option<SystemTime>,
+}
+
+/// An identity that a spoke knows only because the agent says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impersonated {
+    /// As the spoke's RBAC and the hub's policy name them.
+    pub groups: Vec<String>,
+    /// What the agent is told, ready to be added to a request.
+    pub headers: HeaderMap,
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// How its requests stand before the spoke's API server.
+    pub fn mode(&self) -> Mode {
+        if self.impersonation.is_some() { Mode::Impersonate } else { Mode::Caller }
+    }
+
+    /// A user whom the hub's own API server knows. No name of theirs can be one of the spoke's:
+    /// user, groups and uid get [`HUB_PREFIX`], and extra goes under keys of ours.
+    ///
+    /// # Errors
+    /// When a name cannot be carried as it is.
+    pub(super) fn of_hub(user: UserInfo, expires: Option<SystemTime>) -> Result<Self, Unwritable> {
+        let UserInfo { username, uid, groups, extra } = user;
+        if username.is_empty() {
+            return Err(Unwritable("the user name"));
+        }
+        let prefixed = |name: String| format!("{HUB_PREFIX}{name}");
+        let said = Impersonation {
+            user: prefixed(username),
+            uid: Some(uid).filter(|uid| !uid.is_empty()).map(prefixed),
+            groups: groups.into_iter().map(prefixed).collect(),
+            extra: extra.into_iter().map(|(key, of)| (format!("{HUB_EXTRA}{key}"), of)).collect(),
+        };
+        let mut headers = HeaderMap::new();
+        said.write(&mut headers)?;
+        let Impersonation { user, groups, .. } = said;
+        let impersonation = Some(Impersonated { groups, headers });
+        Ok(Self { user, impersonation, account_uid: None, bound: true, expires })
+    }
+}
+
+/// What users, groups and uids of the hub begin with on a spoke.
+pub(crate) const HUB_PREFIX: &str = "cluster:hub:";
+
+/// Where extra of the hub's users goes.
+const HUB_EXTRA: &str = "cluster-proxy/hub/";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn account() -> UserInfo {
+        let extra = [("authentication.kubernetes.io/credential-id", "JTI=1"), ("Scopes", "a")];
+        UserInfo {
+            username: "system:serviceaccount:ops:deployer".to_owned(),
+            uid: "7".to_owned(),
+            groups: vec!["system:serviceaccounts".to_owned(), "system:masters".to_owned()],
+            extra: extra.map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).into(),
+        }
+    }
+
+    #[test]
+    fn every_name_is_marked_as_the_hubs() {
+        let identity = Identity::of_hub(account(), None).unwrap();
+        assert_eq!(identity.user, "cluster:hub:system:serviceaccount:ops:deployer");
+        assert_eq!((identity.mode(), identity.bound), (Mode::Impersonate, true));
+        let impersonated = identity.impersonation.unwrap();
+        assert_eq!(
+            impersonated.groups,
+            ["cluster:hub:system:serviceaccounts", "cluster:hub:system:masters"]
+        );
+        let read = Impersonation::read(&impersonated.headers).unwrap();
+        assert_eq!((read.user, read.groups), (identity.user, impersonated.groups));
+        assert_eq!(read.uid.as_deref(), Some("cluster:hub:7"));
+        let mut extra = read.extra;
+        extra.sort_unstable();
+        let expected = [
+            ("cluster-proxy/hub/Scopes", "a"),
+            ("cluster-proxy/hub/authentication.kubernetes.io/credential-id", "JTI=1"),
+        ];
+        assert_eq!(extra, expected.map(|(key, value)| (key.to_owned(), vec![value.to_owned()])));
+    }
+
+    #[test]
+    fn who_cannot_be_carried_whole_is_not_carried() {
+        let nobody = UserInfo::default();
+        assert!(Identity::of_hub(nobody, None).is_err());
+        for bad in ["a\nImpersonate-Group: system:masters", "a ", "\u{7f}"] {
+            let group = UserInfo { groups: vec![bad.to_owned()], ..account() };
+            assert_eq!(Identity::of_hub(group, None), Err(Unwritable("a group")), "{bad:?}");
+        }
+        let without_uid = UserInfo { uid: String::new(), ..account() };
+        let identity = Identity::of_hub(without_uid, None).unwrap();
+        assert!(!identity.impersonation.unwrap().headers.contains_key("impersonate-uid"));
+    }
+
+    proptest! {
+        /// Whatever the hub's API server says: nothing of it is a name of the spoke's own.
+        #[test]
+        fn nothing_crosses_unmarked(
+            username in "\\PC{0,30}",
+            uid in "\\PC{0,30}",
+            groups in prop::collection::vec("(system:)?\\PC{0,20}", 0..4),
+            keys in prop::collection::vec("\\PC{0,20}", 0..3),
+        ) {
+            let extra: BTreeMap<_, _> =
+                keys.into_iter().map(|key| (key, vec!["v".to_owned()])).collect();
+            let user = UserInfo { username, uid, groups, extra };
+            if let Ok(identity) = Identity::of_hub(user, None) {
+                let headers = identity.impersonation.unwrap().headers;
+                let read = Impersonation::read(&headers).unwrap();
+                let names = std::iter::once(&read.user).chain(&read.uid).chain(&read.groups);
+                for name in names {
+                    prop_assert!(name.starts_with("cluster:hub:"), "{name}");
+                }
+                for (key, _) in &read.extra {
+                    prop_assert!(key.starts_with("cluster-proxy/hub/"), "{key}");
+                }
+            }
+        }
+    }
+}

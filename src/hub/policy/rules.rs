@@ -1,0 +1,234 @@
+//! The policy: which identities of the hub may ask which clusters for what. Pure.
+//!
+//! Rules only allow, as those of RBAC, whose words they use; nobody may anything that no rule
+//! allows. What is allowed here is still judged by the RBAC of the cluster.
+
+use serde::Deserialize;
+
+use super::patterns::{Patterns, is_one_of};
+use super::request::Wanted;
+use crate::name::ClusterName;
+
+/// A policy, ready to decide.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    rules: Vec<Rule>,
+    users: Patterns<Patterns<Numbers>>,
+    groups: Patterns<Patterns<Numbers>>,
+}
+
+/// Indices into [`Policy::rules`].
+type Numbers = Vec<usize>;
+
+/// What a rule says of requests. Empty lists stand for everything.
+#[derive(Debug)]
+struct Rule {
+    verbs: Vec<Box<str>>,
+    api_groups: Vec<Box<str>>,
+    resources: Vec<Box<str>>,
+    namespaces: Vec<Box<str>>,
+    paths: Vec<Box<str>>,
+}
+
+/// Why a text is no policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PolicyError {
+    /// Not even YAML of this shape.
+    #[error("it is not the YAML or JSON of a policy: {0}")]
+    Shape(String),
+    /// A rule that would not do what it says.
+    #[error("rule {number}: {why}")]
+    Rule {
+        /// From 1.
+        number: usize,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// As it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rules: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Default)]
+struct Written {
+    users: Vec<String>,
+    groups: Vec<String>,
+    clusters: Vec<String>,
+    verbs: Vec<String>,
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    namespaces: Vec<String>,
+    #[serde(rename = "nonResourceURLs")]
+    non_resource_urls: Vec<String>,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Reads YAML, or JSON, which is YAML too.
+    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
+        let file: File = serde_saphyr::from_str(text).map_err(|error| {
+            let text = error.to_string();
+            // The rest shows the place in a picture of several lines.
+            PolicyError::Shape(text.lines().next().unwrap_or_default().to_owned())
+        })?;
+        let mut policy = Self::default();
+        for (index, written) in file.rules.into_iter().enumerate() {
+            written.check().map_err(|why| PolicyError::Rule { number: index + 1, why })?;
+            let subjects =
+                [(&mut policy.users, &written.users), (&mut policy.groups, &written.groups)];
+            for (known, names) in subjects {
+                for name in names {
+                    for cluster in &written.clusters {
+                        let rules = known.entry(name).entry(cluster);
+                        if rules.last() != Some(&index) {
+                            rules.push(index);
+                        }
+                    }
+                }
+            }
+            policy.rules.push(Rule::from(written));
+        }
+        Ok(policy)
+    }
+
+    /// How many rules it has.
+    pub(crate) fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether a rule lets `user`, who is in `groups`, have what is `wanted` of `cluster`. Whether
+    /// there is such a cluster plays no part.
+    pub(crate) fn allows(
+        &self,
+        user: &str,
+        groups: &[String],
+        cluster: &ClusterName,
+        wanted: Wanted<'_>,
+    ) -> bool {
+        let of_groups = groups.iter().flat_map(|group| self.groups.of(group));
+        let clusters = self.users.of(user).chain(of_groups);
+        let mut rules = clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten();
+        rules.any(|rule| self.rules[*rule].allows(wanted))
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn allows(&self, wanted: Wanted<'_>) -> bool {
+        let of_resources = [&self.api_groups, &self.resources, &self.namespaces];
+        let of_resources = of_resources.iter().any(|list| !list.is_empty());
+        match wanted {
+            Wanted::Resource { verb, group, resource, subresource, namespace } => {
+                (of_resources || self.paths.is_empty())
+                    && is_listed(&self.verbs, verb)
+                    && is_listed(&self.api_groups, group)
+                    && (self.namespaces.is_empty()
+                        || !namespace.is_empty() && is_one_of(&self.namespaces, namespace))
+                    && (self.resources.is_empty()
+                        || self.resources.iter().any(|one| is_resource(one, resource, subresource)))
+            }
+            Wanted::Path { method, path } => {
+                let verb = |verb: &str| verb.eq_ignore_ascii_case(method.as_str());
+                (self.verbs.is_empty() || self.verbs.iter().any(|one| &**one == "*" || verb(one)))
+                    && if self.paths.is_empty() {
+                        !of_resources
+                    } else {
+                        is_one_of(&self.paths, path)
+                    }
+            }
+            Wanted::Unclear => false,
+        }
+    }
+}
+
+impl From<Written> for Rule {
+    fn from(written: Written) -> Self {
+        let boxed = |list: Vec<String>| list.into_iter().map(String::into_boxed_str).collect();
+        Self {
+            verbs: boxed(written.verbs),
+            api_groups: boxed(written.api_groups),
+            resources: boxed(written.resources),
+            namespaces: boxed(written.namespaces),
+            paths: boxed(written.non_resource_urls),
+        }
+    }
+}
+
+fn is_listed(list: &[Box<str>], word: &str) -> bool {
+    list.is_empty() || list.iter().any(|one| &**one == "*" || &**one == word)
+}
+
+/// As in RBAC: `pods` is not `pods/log`, `*/scale` is of all kinds, and `*` is everything.
+fn is_resource(one: &str, resource: &str, subresource: &str) -> bool {
+    if one == "*" {
+        return true;
+    }
+    let (kind, of) = one.split_once('/').unwrap_or((one, ""));
+    of == subresource && (kind == resource || (kind == "*" && !subresource.is_empty()))
+}
+
+// === impl Written ===
+
+impl Written {
+    /// A rule that can never apply, or that applies to more than it seems to, is a mistake.
+    fn check(&self) -> Result<(), String> {
+        if self.users.is_empty() && self.groups.is_empty() {
+            return Err("it names neither users nor groups".to_owned());
+        }
+        if self.clusters.is_empty() {
+            return Err("it names no clusters; \"*\" stands for all".to_owned());
+        }
+        let patterns = [
+            ("users", &self.users),
+            ("groups", &self.groups),
+            ("clusters", &self.clusters),
+            ("namespaces", &self.namespaces),
+            ("nonResourceURLs", &self.non_resource_urls),
+        ];
+        for (what, list) in patterns {
+            for name in list {
+                let body = name.strip_suffix('*').unwrap_or(name);
+                if name.is_empty() || body.contains('*') {
+                    return Err(format!(
+                        "{what}: {name:?} is neither a name nor the beginning of one and \"*\""
+                    ));
+                }
+            }
+        }
+        for name in self.users.iter().chain(&self.groups) {
+            if name.starts_with(SYSTEM) {
+                return Err(format!(
+                    "{name:?} is nobody here: a name of the hub begins with {}",
+                    crate::hub::authn::HUB_PREFIX
+                ));
+            }
+        }
+        for name in self.clusters.iter().filter(|name| !name.ends_with('*')) {
+            ClusterName::parse(name).map_err(|error| format!("clusters: {error}"))?;
+        }
+        let lower = |verb: &&String| verb.bytes().any(|byte| !byte.is_ascii_lowercase());
+        if let Some(verb) = self.verbs.iter().filter(|verb| *verb != "*").find(lower) {
+            return Err(format!("verbs: {verb:?} is no verb of Kubernetes"));
+        }
+        if let Some(path) =
+            self.non_resource_urls.iter().find(|path| !path.starts_with('/') && *path != "*")
+        {
+            return Err(format!("nonResourceURLs: {path:?} does not begin with \"/\""));
+        }
+        Ok(())
+    }
+}
+
+/// Names of the hub never stand without a prefix.
+const SYSTEM: &str = "system:";
+
+#[cfg(test)]
+mod tests;
