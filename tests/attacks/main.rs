@@ -10,6 +10,8 @@ mod ground;
 mod h2spec;
 mod http1;
 mod http2;
+#[cfg(feature = "sandbox")]
+mod hub_identity;
 mod identity;
 mod messages;
 mod rotation;

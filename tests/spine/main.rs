@@ -10,6 +10,8 @@ mod drains;
 mod homes;
 mod hosts;
 #[cfg(feature = "sandbox")]
+mod impersonation;
+#[cfg(feature = "sandbox")]
 mod inventory;
 #[cfg(feature = "sandbox")]
 mod kube_client;
