@@ -45,17 +45,14 @@ impl Fleet {
         let file = |cluster| directory.join(format!("{cluster}.user.kubeconfig"));
         let first = Kubectl::new(test, &file(CLUSTERS[0]))?;
         let kubectl = [first, Kubectl::new(test, &file(CLUSTERS[1]))?];
-        let mut apis = Vec::new();
         let mut addresses = init_hub(directory);
-        if hub_api {
-            apis.push(kind.start(directory, "hub").await);
-            addresses.hub_api = Some("hub.api/kubeconfig");
-        }
+        let names = hub_api.then_some("hub").into_iter().chain(CLUSTERS);
+        let apis = join_all(names.map(|name| kind.start(directory, name))).await;
+        addresses.hub_api = hub_api.then_some("hub.api/kubeconfig");
         let mut hub = run_hub(directory, &addresses);
         hub.wait_for("listening", PATIENCE).await;
         let mut agents = Vec::new();
         for (cluster, kubectl) in CLUSTERS.into_iter().zip(&kubectl) {
-            apis.push(kind.start(directory, cluster).await);
             join(directory, cluster, &addresses.agents);
             let files = directory.join(format!("{cluster}.api"));
             let kubeconfig = directory.join(format!("{cluster}.kubeconfig"));

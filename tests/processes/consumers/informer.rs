@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::program::Program;
+use super::program::{PATIENCE, Program};
 use super::world::World;
-use crate::support::{PATIENCE, eventually};
+use crate::support::eventually;
 
 #[tokio::test]
 async fn a_rotated_authority_fails_no_request_of_an_informer_with_the_old_one() {

@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::process::Process;
-use crate::support::{PATIENCE, eventually, skipped};
+use crate::support::{eventually, skipped};
+
+/// client-go waits up to 30 seconds by itself before it asks again after a refusal.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running program. Killed when it is dropped.
 pub(crate) struct Program {
@@ -16,6 +20,9 @@ pub(crate) struct Program {
 // === impl Program ===
 
 impl Program {
+    /// What `tests/consumers/build` makes.
+    pub(crate) const ALL: [&str; 3] = ["informer", "profile", "cp-creds"];
+
     /// Where `tests/consumers/build` puts `name`; says that `test` is skipped where it is not.
     pub(crate) fn find(test: &str, name: &str) -> Option<PathBuf> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/consumers").join(name);

@@ -1,7 +1,5 @@
 //! A fleet whose hub publishes itself, and an account `consumer` with all rights on both clusters.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -14,7 +12,7 @@ use crate::fleet::{CLUSTERS, Fleet};
 use crate::support::eventually;
 use crate::support::process::{Kubectl, run};
 
-use super::program::Program;
+use super::program::{PATIENCE, Program};
 
 pub(crate) struct World {
     pub(crate) fleet: Fleet,
@@ -32,8 +30,10 @@ impl World {
 
     /// The same on other API servers.
     pub(crate) async fn on(test: &str, apis: Apis) -> Option<Self> {
-        Program::find(test, "informer")?;
-        let fleet = Fleet::on(test, apis).await?;
+        for name in Program::ALL {
+            Program::find(test, name)?;
+        }
+        let mut fleet = Fleet::on(test, apis).await?;
         let hub = fleet.admin("hub");
         for namespace in CLUSTERS.into_iter().chain([PROFILES]) {
             hub.run(&["create", "namespace", namespace]);
@@ -42,8 +42,11 @@ impl World {
             [definitions::cluster_profiles("v1alpha1"), definitions::managed_service_accounts()];
         for kind in kinds {
             let made = hub.run_with(&["apply", "-f", "-", "-o", "name"], &kind.to_string());
-            hub.run(&["wait", "--for=condition=Established", "--timeout=30s", made.trim()]);
+            hub.run(&["wait", "--for=condition=Established", "--timeout=90s", made.trim()]);
         }
+        // A hub that is up looks for definitions every 30 seconds only.
+        fleet.hub.stop(PATIENCE).await;
+        fleet.start_hub().await;
         let world = Self { fleet, hub };
         for cluster in CLUSTERS {
             world.account(cluster);
@@ -129,7 +132,7 @@ impl World {
     async fn wait_profile(&self, cluster: &str, wanted: impl Fn(&str) -> bool) {
         let args = ["get", "clusterprofiles.multicluster.x-k8s.io", cluster, "--namespace"];
         let args = [&args[..], &[PROFILES, "-o", "jsonpath={.status.accessProviders}"]].concat();
-        eventually("the hub has published", DEFINED, || {
+        eventually("the hub has published", PATIENCE, || {
             let there = wanted(&self.hub.run(&args));
             async move { there.then_some(()) }
         })
@@ -173,7 +176,7 @@ impl World {
     async fn minted(&self, cluster: &str) {
         let secret = format!("{cluster}-{ACCOUNT}");
         let args = ["get", "secret", &secret, "--namespace", PROFILES];
-        eventually("the token is beside the profile", DEFINED, || {
+        eventually("the token is beside the profile", PATIENCE, || {
             let there = self.hub.output(&args).status.success();
             async move { there.then_some(()) }
         })
@@ -196,6 +199,3 @@ pub(crate) const ACCOUNT: &str = "consumer";
 pub(crate) const PROFILES: &str = "cluster-inventory";
 /// Where managed service accounts are on a spoke.
 const MANAGED: &str = "open-cluster-management-managed-serviceaccount";
-
-/// A hub that is up looks for definitions every 30 seconds.
-const DEFINED: Duration = Duration::from_secs(90);
