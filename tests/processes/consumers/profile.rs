@@ -1,12 +1,14 @@
 //! cluster-inventory-api's access library, and the credential plugin of managed-serviceaccount.
 
+use std::process::Output;
+
 use serde_json::{Value, json};
 
 use super::program::Program;
 use super::world::{ACCOUNT, PROFILES, Plugin, World};
 use crate::apis::Apis;
 use crate::fleet::CLUSTERS;
-use crate::support::process::text;
+use crate::support::process::{run, text};
 
 #[tokio::test]
 async fn a_profile_leads_the_published_library_to_its_cluster() {
@@ -35,42 +37,48 @@ async fn leads_to_its_cluster(mut world: World) {
     world.pki(&["rotate-ca", "serving", "--finish", "--force"]);
     world.authority_published("c1").await;
     lists(&world, Plugin::Upstream, "c1").await;
+    for plugin in [Plugin::Upstream, Plugin::Ours] {
+        example_lists(&world, plugin, "c1");
+    }
 
     // What has left the fleet is no cluster any more, and the other still is.
-    crate::support::process::run(
-        world.fleet.directory(),
-        &["clusters", "remove", "c1", "--dir", "hub"],
-    );
+    run(world.fleet.directory(), &["clusters", "remove", "c1", "--dir", "hub"]);
     world.published("c1", false).await;
     let mut refused = start(&world, Plugin::Ours, "c1");
     assert!(!refused.end().await, "{:?}", refused.events());
     let reason = refused.all("error")[0]["reason"].to_string();
     assert!(reason.contains("no matching cluster accessor"), "{reason}");
     lists(&world, Plugin::Ours, "c2").await;
+    let said = text(&example(&world, Plugin::Ours, "c1"));
+    assert!(said.contains("no matching cluster accessor"), "{said}");
+    example_lists(&world, Plugin::Ours, "c2");
     world.fleet.stop().await;
 }
 
 fn start(world: &World, plugin: Plugin, cluster: &str) -> Program {
+    world.program("profile", &arguments(world, plugin, cluster))
+}
+
+/// Runs the published example to its end.
+fn example(world: &World, plugin: Plugin, cluster: &str) -> Output {
+    let mut command = Program::command("controller-example", world.fleet.directory());
+    command.args(arguments(world, plugin, cluster)).output().unwrap()
+}
+
+/// Of the published example, and of ours.
+fn arguments<'a>(world: &World, plugin: Plugin, cluster: &'a str) -> [&'a str; 6] {
     let providers = world.providers(plugin);
-    world.program(
-        "profile",
-        &[
-            "-clusterprofile-provider-file",
-            providers,
-            "-namespace",
-            PROFILES,
-            "-clusterprofile",
-            cluster,
-        ],
-    )
+    #[rustfmt::skip]
+    let arguments = [
+        "-clusterprofile-provider-file", providers,
+        "-namespace", PROFILES, "-clusterprofile", cluster,
+    ];
+    arguments
 }
 
 /// Both clients list the Pods of that cluster.
 async fn lists(world: &World, plugin: Plugin, cluster: &str) {
-    let names = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}";
-    let pods = world.fleet.admin(cluster).run(&["get", "pods", "--all-namespaces", "-o", names]);
-    let pods: Vec<&str> = pods.split_whitespace().collect();
-    assert!(!pods.is_empty());
+    let pods = pods(world, cluster);
     let mut program = start(world, plugin, cluster);
     let succeeded = program.end().await;
     let server = format!("{}/{cluster}", world.fleet.url());
@@ -82,6 +90,29 @@ async fn lists(world: &World, plugin: Plugin, cluster: &str) {
     ];
     assert!(succeeded, "{plugin:?}: {:?}", program.events());
     assert_eq!(program.events(), wanted, "{plugin:?}");
+}
+
+/// The same, by the published example.
+fn example_lists(world: &World, plugin: Plugin, cluster: &str) {
+    let output = example(world, plugin, cluster);
+    let said = text(&output);
+    assert!(output.status.success(), "{plugin:?}: {said}");
+    let pods = pods(world, cluster);
+    for client in ["client-go", "controller-runtime"] {
+        let mark = format!("[{client}] pod: ");
+        let listed: Vec<_> =
+            said.lines().filter_map(|line| Some(line.split_once(&mark)?.1)).collect();
+        assert_eq!(listed, pods, "{plugin:?}: {said}");
+    }
+}
+
+/// The Pods of a cluster, as its own API server lists them.
+fn pods(world: &World, cluster: &str) -> Vec<String> {
+    let names = "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}";
+    let pods = world.fleet.admin(cluster).run(&["get", "pods", "--all-namespaces", "-o", names]);
+    let pods: Vec<_> = pods.split_whitespace().map(String::from).collect();
+    assert!(!pods.is_empty());
+    pods
 }
 
 #[tokio::test]
