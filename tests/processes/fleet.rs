@@ -96,6 +96,17 @@ impl Fleet {
         self.hub.wait_for("listening", PATIENCE).await;
     }
 
+    /// Stops the agent of a cluster kindly.
+    pub(crate) async fn stop_agent(&mut self, cluster: &str) {
+        assert!(self.agents[index(cluster)].stop(PATIENCE).await.success());
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_agent(&mut self, cluster: &str) {
+        let agent = start_agent(self.directory.path(), cluster, &self.addresses.agents);
+        self.agents[index(cluster)] = agent;
+    }
+
     /// Stops all of it kindly.
     pub(crate) async fn stop(&mut self) {
         for agent in &mut self.agents {

@@ -2,11 +2,14 @@
 package events
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 
 	"k8s.io/client-go/rest"
@@ -39,11 +42,11 @@ func Failed(err error) {
 	os.Exit(1)
 }
 
-// Watch reports each request of config that fails, each answer that is cut, and the serial number of
-// each certificate that the server shows.
+// Watch reports each request of config that fails, each answer that is cut, the serial number of each
+// certificate that the server shows, and the SHA-256 of each token that is sent.
 func Watch(config *rest.Config, fields Event) {
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return &transport{next: next, fields: fields}
+		return &transport{next: next, fields: fields, last: map[string]string{}}
 	})
 }
 
@@ -51,13 +54,18 @@ type transport struct {
 	next   http.RoundTripper
 	fields Event
 	lock   sync.Mutex
-	serial string
+	// What was reported last, by kind.
+	last map[string]string
 }
 
 // WrappedRoundTripper leads client-go to the transport whose idle connections it closes.
 func (t *transport) WrappedRoundTripper() http.RoundTripper { return t.next }
 
 func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	if token, ok := strings.CutPrefix(request.Header.Get("Authorization"), "Bearer "); ok {
+		sum := sha256.Sum256([]byte(token))
+		t.changed(request, "token", "sha256", hex.EncodeToString(sum[:]))
+	}
 	response, err := t.next.RoundTrip(request)
 	if err != nil {
 		if request.Context().Err() == nil {
@@ -69,19 +77,20 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		t.print("failed", request, Event{"status": response.StatusCode})
 	}
 	if state := response.TLS; state != nil && len(state.PeerCertificates) > 0 {
-		t.certificate(request, state.PeerCertificates[0].SerialNumber.Text(16))
+		t.changed(request, "certificate", "serial", state.PeerCertificates[0].SerialNumber.Text(16))
 	}
 	response.Body = &body{ReadCloser: response.Body, transport: t, request: request}
 	return response, nil
 }
 
-func (t *transport) certificate(request *http.Request, serial string) {
+// changed reports a value that is not the last one of its kind.
+func (t *transport) changed(request *http.Request, kind, field, value string) {
 	t.lock.Lock()
-	known := t.serial == serial
-	t.serial = serial
+	known := t.last[kind] == value
+	t.last[kind] = value
 	t.lock.Unlock()
 	if !known {
-		t.print("certificate", request, Event{"serial": serial})
+		t.print(kind, request, Event{field: value})
 	}
 }
 

@@ -2,6 +2,7 @@
 //! before a hub, agents and API servers as processes.
 
 mod informer;
+mod operator;
 mod profile;
 mod program;
 mod world;

@@ -21,7 +21,8 @@ pub(crate) struct Program {
 
 impl Program {
     /// What `tests/consumers/build` makes.
-    pub(crate) const ALL: [&str; 4] = ["informer", "profile", "controller-example", "cp-creds"];
+    pub(crate) const ALL: [&str; 5] =
+        ["informer", "profile", "operator", "controller-example", "cp-creds"];
 
     /// Where `tests/consumers/build` puts `name`; says that `test` is skipped where it is not.
     pub(crate) fn find(test: &str, name: &str) -> Option<PathBuf> {

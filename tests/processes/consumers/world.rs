@@ -110,6 +110,13 @@ impl World {
         self.fleet.admin(cluster).run_with(&["apply", "-f", "-"], &manifest);
     }
 
+    /// Writes to the profile of `cluster` what is of no meaning.
+    pub(crate) fn touch(&self, cluster: &str, times: usize) {
+        let touched = format!("touched={times}");
+        let label = ["label", "--overwrite", "clusterprofiles.multicluster.x-k8s.io", cluster];
+        self.hub.run(&[&label[..], &["--namespace", PROFILES, &touched]].concat());
+    }
+
     /// Waits until the profile of `cluster` has an entry of ours, or none.
     pub(crate) async fn published(&self, cluster: &str, there: bool) {
         self.wait_profile(cluster, |entries| entries.contains(&self.fleet.url()) == there).await;
@@ -198,4 +205,4 @@ pub(crate) const ACCOUNT: &str = "consumer";
 /// Where the ClusterProfiles are.
 pub(crate) const PROFILES: &str = "cluster-inventory";
 /// Where managed service accounts are on a spoke.
-const MANAGED: &str = "open-cluster-management-managed-serviceaccount";
+pub(crate) const MANAGED: &str = "open-cluster-management-managed-serviceaccount";
