@@ -16,6 +16,7 @@ use super::api::ManagedServiceAccount;
 use super::ask::{explain, is_code, is_gone};
 use super::context::{Context, namespace_of};
 use super::desired::{self, Authorities, Decision, Why};
+use super::held::Held;
 use super::memory::{Key, Review, State};
 use super::presence::Away;
 use super::secrets;
@@ -215,18 +216,34 @@ async fn mint(
     wanted: &Wanted,
     why: Why,
 ) -> Result<Done, Problem> {
-    if let Err(pause) = context.memory.may_ask_token(key) {
-        tracing::debug!(cluster = key.0, account = key.1, ?why, "too many tokens in a short time");
-        return Ok(Done { outcome: Outcome::Waiting, again: Some(pause) });
+    let held = context.memory.take_held(key);
+    let held = match held.filter(|held| held.fits(uid, wanted, context.now())) {
+        Some(held) => held,
+        None => {
+            if let Err(pause) = context.memory.may_ask_token(key) {
+                tracing::debug!(
+                    cluster = key.0,
+                    account = key.1,
+                    ?why,
+                    "too many tokens in a short time"
+                );
+                return Ok(Done { outcome: Outcome::Waiting, again: Some(pause) });
+            }
+            let granted = spoke.request_token(&key.1, uid, wanted).await;
+            context.metrics.asked(granted.is_ok());
+            let (uid, wanted) = (uid.to_owned(), wanted.clone());
+            Held { granted: granted?, uid, wanted, refreshed: context.now() }
+        }
+    };
+    let (refreshed, expires) = (held.refreshed, held.granted.expires);
+    let token = &held.granted.token;
+    let secret = desired::secret(account, token, wanted, &authorities(context, spoke));
+    if let Err(problem) = secrets::write(context, key, &secret).await {
+        context.memory.hold(key, held);
+        return Err(problem);
     }
-    let granted = spoke.request_token(&key.1, uid, wanted).await;
-    context.metrics.asked(granted.is_ok());
-    let granted = granted?;
-    let secret = desired::secret(account, &granted.token, wanted, &authorities(context, spoke));
-    secrets::write(context, key, &secret).await?;
-    tracing::info!(cluster = key.0, account = key.1, ?why, expires = %granted.expires, "new token");
-    let (refreshed, expires) = (context.now(), granted.expires);
-    context.memory.minted(key, &granted.token, refreshed, expires);
+    tracing::info!(cluster = key.0, account = key.1, ?why, %expires, "new token");
+    context.memory.minted(key, token, refreshed, expires);
     let outcome = Outcome::Minted { refreshed, expires };
     // The status that is written brings the next look, which knows when the one after it is due.
     Ok(Done { outcome, again: Some(SETTLED) })

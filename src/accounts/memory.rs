@@ -10,6 +10,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 use super::few::Few;
+use super::held::Held;
 use crate::hash::sha256_hex;
 
 /// Namespace and name.
@@ -50,6 +51,8 @@ struct Account {
     reports: Few<10>,
     /// The last looks that were the spoke's wish.
     heard: Few<6>,
+    /// The token that could not be written.
+    held: Option<Held>,
     /// Hash of the token that the spoke last agreed to, and when to ask again.
     reviewed: Option<(String, Instant)>,
     /// Hash of the last token that it got, since when, and until when.
@@ -148,6 +151,16 @@ impl Memory {
     /// tokens die at once, must not keep the hub busy.
     pub(super) fn may_ask_token(&self, key: &Key) -> Result<(), Duration> {
         self.edit(key, |account| account.asked.take())
+    }
+
+    /// Keeps a token that could not be written.
+    pub(super) fn hold(&self, key: &Key, held: Held) {
+        self.edit(key, |account| account.held = Some(held));
+    }
+
+    /// Gives it out again.
+    pub(super) fn take_held(&self, key: &Key) -> Option<Held> {
+        self.edit(key, |account| account.held.take())
     }
 
     /// Counts a look that the spoke wishes, or says how long it has to wait.

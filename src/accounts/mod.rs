@@ -28,6 +28,7 @@ mod desired;
 mod duration;
 mod few;
 mod heard;
+mod held;
 mod identity;
 mod memory;
 mod metrics;

@@ -99,6 +99,38 @@ async fn a_deleted_service_account_is_made_again_with_a_fresh_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_whose_secret_cannot_be_written_is_kept_for_the_next_try() {
+    const WRITE: &str = "/secrets/app?&force=true&fieldManager=cluster-proxy-accounts";
+    let world = World::start(&["c1"]).await;
+    let forbid = |path| *world.hub.forbidden.lock().unwrap() = path;
+    let tries = || world.hub.count(&Method::PATCH, WRITE);
+    let is_tried = |least: usize| async move { (tries() >= least).then_some(()) };
+    forbid(Some(WRITE));
+    world.account("c1", "app", json!({})).await;
+    eventually("it is tried again", || is_tried(3)).await;
+    assert!(world.secret("c1", "app").await.is_none());
+    forbid(None);
+    let first = world.ready("c1", "app").await;
+    assert_eq!(world.minted("c1"), 1);
+
+    // It is of no use for a ServiceAccount that was made anew.
+    sleep(Duration::from_secs(60)).await;
+    forbid(Some(WRITE));
+    let before = tries();
+    world.hub.delete::<Secret>("c1", "app").await;
+    eventually("another is held", || is_tried(before + 2)).await;
+    assert_eq!(world.minted("c1"), 2);
+    world.spoke("c1").delete::<ServiceAccount>(MANAGED_NAMESPACE, "app").await;
+    eventually("a third one", || async { (world.minted("c1") == 3).then_some(()) }).await;
+    forbid(None);
+    let third = eventually("a Secret", || world.token("c1", "app")).await;
+    let account = world.service_account("c1", "app").await.unwrap();
+    assert_eq!(Some(Claims::of(&third).unwrap().account), account.metadata.uid);
+    assert_ne!(third, first);
+    assert_eq!(world.minted("c1"), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edited_secret_is_repaired() {
     let world = World::start(&["c1"]).await;
     world.account("c1", "app", json!({})).await;
