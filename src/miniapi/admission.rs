@@ -94,6 +94,7 @@ pub(super) fn prepare(resource: &Resource, object: &mut Value) -> Result<(), Min
             default(object, "type", json!("Opaque"));
             secret_data(object)?;
         }
+        "configmaps" => texts(resource, object)?,
         _ => {}
     }
     Ok(())
@@ -123,6 +124,7 @@ pub(super) fn prepare_update(
             }
         }
         "namespaces" => object["spec"] = current["spec"].clone(),
+        "configmaps" => texts(resource, object)?,
         _ => {}
     }
     Ok(())
@@ -219,6 +221,38 @@ pub(super) fn container_defaults(container: &mut Value) {
     default(container, "resources", json!({}));
     default(container, "terminationMessagePath", json!("/dev/termination-log"));
     default(container, "terminationMessagePolicy", json!("File"));
+}
+
+/// The first entry of a ConfigMap that is no text, and what it is.
+pub(super) fn no_text<'a>(
+    resource: &Resource,
+    object: &'a Value,
+) -> Option<(&'a str, &'static str)> {
+    if resource.custom || resource.plural != "configmaps" {
+        return None;
+    }
+    object["data"].as_object()?.iter().find_map(|(key, value)| {
+        let kind = match value {
+            Value::String(_) | Value::Null => return None,
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        Some((key.as_str(), kind))
+    })
+}
+
+fn texts(resource: &Resource, map: &mut Value) -> Result<(), MiniStatus> {
+    if let Some((_, kind)) = no_text(resource, map) {
+        return Err(MiniStatus::bad_request(format!(
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: \
+             json: cannot unmarshal {kind} into Go struct field ConfigMap.data of type string"
+        )));
+    }
+    let entries = map["data"].as_object_mut().into_iter().flatten();
+    entries.filter(|(_, value)| value.is_null()).for_each(|(_, value)| *value = json!(""));
+    Ok(())
 }
 
 fn secret_data(secret: &mut Value) -> Result<(), MiniStatus> {

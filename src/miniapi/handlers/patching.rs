@@ -32,6 +32,10 @@ pub(super) async fn patch(call: &Call<'_>, aim: &Aim, request: Request<Incoming>
             let key = aim.resource.key(&aim.target.namespace, &aim.target.name);
             let patched = call.cluster.store.modify(&key, write::mode(call), |current| {
                 let mut next = change(&patch, current)?;
+                if let Some((field, kind)) = admission::no_text(&aim.resource, &next) {
+                    let why = format!("patch: Invalid value: data.{field}: a {kind} is no string");
+                    return Err(MiniStatus::invalid("", "", &why));
+                }
                 write::check_revision(&key, &next, current)?;
                 next = write::part(aim, next, current)?;
                 admission::prepare_update(&aim.resource, &mut next, current)?;
@@ -85,6 +89,13 @@ fn server_side_apply(call: &Call<'_>, aim: &Aim, config: Value, manager: &Manage
     if call.info.query.get("fieldManager").is_none() {
         let why = "fieldManager: Required value: is required for apply patch";
         return Err(MiniStatus::invalid("PatchOptions", "", why));
+    }
+    // A real one has no better code for it, and no reason.
+    if let Some((field, kind)) = admission::no_text(&aim.resource, &config) {
+        let what = format!("{}/{}", aim.target.namespace, aim.target.name);
+        let why =
+            format!("({what}; /v1, Kind=ConfigMap): .data.{field}: expected string, got {kind}");
+        return Err(MiniStatus::new(500, "", format!("failed to create typed patch object {why}")));
     }
     let force = call.info.query.is_true("force");
     let key = aim.resource.key(&aim.target.namespace, &aim.target.name);

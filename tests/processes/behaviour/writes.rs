@@ -11,6 +11,7 @@ pub(super) async fn all(api: &Api) {
     a_field_belongs_to_whoever_applied_it(api).await;
     leases_are_taken_by_one(api).await;
     secrets_are_bytes(api).await;
+    maps_are_texts(api).await;
 }
 
 async fn creations(api: &Api) {
@@ -167,6 +168,30 @@ async fn secrets_are_bytes(api: &Api) {
     // Its type is for ever.
     let patch = json!({"type": "example.com/other"});
     api.patch("merge", &format!("{path}/bytes"), patch).await.refused(422, "Invalid");
+}
+
+async fn maps_are_texts(api: &Api) {
+    let path = format!("{MAPS}/texts");
+    for wrong in [json!(1), json!(true), json!({}), json!([])] {
+        let refused = api.post(MAPS, map("texts", json!({"a": wrong}))).await;
+        let refused = refused.refused(400, "BadRequest");
+        assert!(refused.contains("ConfigMap.data of type string"), "{refused}");
+    }
+    let made = api.post(MAPS, map("texts", json!({"a": "1", "b": null}))).await.is(201);
+    assert_eq!(made["data"], json!({"a": "1", "b": ""}));
+    let wrong = map("texts", json!({"a": 1}));
+    api.put(&path, wrong.clone()).await.refused(400, "BadRequest");
+    for kind in ["merge", "strategic-merge"] {
+        api.patch(kind, &path, json!({"data": {"a": 1}})).await.refused(422, "Invalid");
+    }
+    let operations = json!([{"op": "replace", "path": "/data/a", "value": 1}]);
+    api.patch("json", &path, operations).await.refused(422, "Invalid");
+    let apply = format!("{path}?fieldManager=one&force=true");
+    let refused = api.patch("apply", &apply, wrong).await.is(500);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains(".data.a: expected string"), "{message}");
+    let applied = api.patch("apply", &apply, map("texts", json!({"a": "2"}))).await.is(200);
+    assert_eq!(applied["data"], json!({"a": "2", "b": ""}));
 }
 
 fn map(name: &str, data: Value) -> Value {
