@@ -2,6 +2,7 @@
 //! with a number are cases of upstream's own tests.
 
 mod others;
+mod rights;
 mod world;
 
 use std::time::Duration;

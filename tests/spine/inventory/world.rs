@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use cluster_proxy::drain::Drain;
 use cluster_proxy::fleet::{ClusterState, Fleet, Probe, TunnelState};
 use cluster_proxy::inventory::{Address, Inventory, InventoryConfig, Surroundings, api};
-use cluster_proxy::kubernetes;
+use cluster_proxy::kubernetes::{self, ApiServer, Credentials};
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
 use cluster_proxy::pki::ca::{self, Authority};
 use cluster_proxy::pki::tls::Presented;
@@ -25,6 +25,7 @@ use crate::support::{PATIENCE, eventually, skipped};
 /// Everything runs in the runtime of the test, so that its clock can be stopped.
 pub(crate) struct World {
     pub(crate) client: Client,
+    server: ApiServer,
     pub(crate) fleet: watch::Sender<Fleet>,
     pub(crate) presented: watch::Sender<Presented>,
     pub(crate) version: String,
@@ -76,10 +77,12 @@ impl World {
         let tasks = Drain::new();
         let api = MiniApi::bind(MiniApiConfig::new("hub", "127.0.0.1:0".parse().unwrap()));
         let api = api.await.unwrap();
-        let client = kubernetes::client(&api.server());
+        let server = api.server();
+        let client = kubernetes::client(&server);
         tasks.spawn(api.run(tasks.clone()));
         let world = Self {
             client: client.unwrap(),
+            server,
             fleet: watch::Sender::new(fleet(&[("c1", Some(true)), ("c2", Some(true))])),
             presented: watch::Sender::new(presented(&Authority::create("one", DAY).unwrap(), &[])),
             version: "v1alpha1".to_owned(),
@@ -108,8 +111,32 @@ impl World {
         definitions.patch(api::DEFINITION, &params, &Patch::Apply(&definition)).await.unwrap();
     }
 
-    /// Starts the publisher.
+    /// Starts the publisher, which may do everything.
     pub(crate) fn publish(&self) {
+        self.publish_by(self.client.clone());
+    }
+
+    /// Starts it as a ServiceAccount that may do what these rules say.
+    pub(crate) async fn publish_with(&self, rules: &[Value]) {
+        let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+        self.client_create(&accounts, json!({"metadata": {"name": "hub"}})).await;
+        let rbac = "/apis/rbac.authorization.k8s.io/v1";
+        let role = json!({"metadata": {"name": "hub"}, "rules": rules});
+        self.client_create(&format!("{rbac}/clusterroles"), role).await;
+        let binding = json!({"metadata": {"name": "hub"},
+            "subjects": [{"kind": "ServiceAccount", "name": "hub", "namespace": NAMESPACE}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "hub"}});
+        self.client_create(&format!("{rbac}/clusterrolebindings"), binding).await;
+        let request =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let token = self.client_create(&format!("{accounts}/hub/token"), request).await;
+        let token = token["status"]["token"].as_str().unwrap().to_owned();
+        let credentials = Credentials::Token(token.into());
+        let server = ApiServer { credentials, ..self.server.clone() };
+        self.publish_by(kubernetes::client(&server).unwrap());
+    }
+
+    fn publish_by(&self, client: Client) {
         let config = InventoryConfig {
             manager: MANAGER.to_owned(),
             entries: vec![
@@ -120,7 +147,7 @@ impl World {
             path_condition: self.path_condition,
         };
         let around = Surroundings {
-            client: self.client.clone(),
+            client,
             port: 9092,
             fleet: self.fleet.subscribe(),
             presented: self.presented.subscribe(),
@@ -232,12 +259,12 @@ impl World {
         self.metric("inventory_writes_total", "")
     }
 
-    async fn client_create(&self, path: &str, object: Value) {
+    async fn client_create(&self, path: &str, object: Value) -> Value {
         let request = http::Request::post(path)
             .header("content-type", "application/json")
             .body(object.to_string().into_bytes())
             .unwrap();
-        self.client.request::<Value>(request).await.unwrap();
+        self.client.request(request).await.unwrap()
     }
 }
 
