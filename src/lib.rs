@@ -17,7 +17,7 @@
 //! | 4 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
 //! | 3 | [`accounts`], [`inventory`], [`credential`] | controllers of objects on the hub's API server, and the exec plugin; none knows the hub, nor another |
 //! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop |
-//! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`telemetry`] | the vocabulary everything shares |
+//! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`shares`], [`telemetry`] | the vocabulary everything shares |
 //!
 //! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
 //! module that builds TLS configurations. Errors become HTTP responses in one file,
@@ -42,6 +42,7 @@ pub mod percent;
 pub mod pki;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod shares;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;

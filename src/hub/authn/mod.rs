@@ -44,7 +44,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::cache::{Cache, Generation};
@@ -62,6 +62,7 @@ use self::token::Unverified;
 use super::limits::Limits;
 use crate::fleet::Fleet;
 use crate::name::ClusterName;
+use crate::shares::Shares;
 use crate::state::{State, StateError};
 
 /// A small request to a spoke's API server under the agent's own ServiceAccount, through its tunnel.
@@ -111,7 +112,7 @@ pub struct AuthnConfig {
     /// Accept legacy Secret-bound tokens, which have no expiry.
     pub allow_legacy_tokens: bool,
     /// Requests at once whose tokens nobody is known to have signed, and which wait for a key set or
-    /// for their refusal. More are refused without a wait.
+    /// for their refusal; one cluster has a part of them. More are refused without a wait.
     pub waiting: usize,
 }
 
@@ -124,7 +125,9 @@ struct Inner {
     cache: Cache,
     metrics: Arc<Metrics>,
     sources: Sources,
-    waiting: Semaphore,
+    /// By the name in the path, whether or not there is such a cluster: callers of a cluster whose
+    /// keys do not come must not take the places of the others.
+    waiting: Shares<ClusterName>,
     /// None without a hub API.
     hub: Option<HubReviews>,
 }
@@ -210,7 +213,7 @@ impl Authenticator {
         let hub = hub_api.clone().map(HubReviews::new);
         let parts = Parts { clock, state, fleet, spokes, hub_api, metrics: metrics.clone() };
         let sources = Sources::load(parts).await?;
-        let waiting = Semaphore::new(config.waiting.min(Semaphore::MAX_PERMITS));
+        let waiting = Shares::new(config.waiting, config.waiting - config.waiting / RESERVE);
         let cache = Cache::new();
         Ok(Self(Arc::new(Inner { config, cache, metrics, sources, hub, waiting })))
     }
@@ -233,7 +236,7 @@ impl Authenticator {
         let mut generation = self.generation(set);
         let mut signed = self.verify(set, &unverified);
         if is_nobodys(&signed) {
-            match waiting.try_acquire() {
+            match waiting.take(cluster.clone()) {
                 Ok(_place) => {
                     // Twice: the first wait may share a read that began before the key was published.
                     for _ in 0..2 {
@@ -350,6 +353,9 @@ fn is_nobodys<T>(answer: &Result<T, AuthnError>) -> bool {
 /// keys were read for it, for one that has no tunnel, and for a name that is not enrolled. Time for a
 /// read over a long way, so that a key works at its first use; where reads take longer, at its second.
 const REFUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// One place in so many for those who wait is not for callers of the cluster that has the others.
+const RESERVE: usize = 5;
 
 /// What a caller is told when nobody can say whether the token is the hub's.
 const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";

@@ -131,7 +131,7 @@ impl Gate {
         };
         let limit = match full {
             Full::InAll => limits[0],
-            Full::Source => limits[1],
+            Full::Each => limits[1],
         };
         self.hits.hit(limit);
         // Not louder: who floods us must not flood our log.

@@ -231,6 +231,34 @@ async fn strangers_wait_in_places_of_their_own_and_are_refused_alike_without_one
 }
 
 #[tokio::test(start_paused = true)]
+async fn strangers_to_one_cluster_leave_places_to_those_of_others() {
+    let world = World::with(AuthnConfig { waiting: 5, ..AuthnConfig::default() }).await;
+    for cluster in ["silent", "c1"] {
+        world.connect(cluster, &SigningKey::new(cluster)).await;
+    }
+    let new = SigningKey::new("new");
+    world.spoke("c1", |spoke| spoke.published.push(new.clone()));
+    world.spoke("silent", |spoke| spoke.delay = Duration::from_secs(60));
+    // Each of its own, so that no answer is remembered.
+    let stranger = |id: usize| {
+        let token = world.good(&SigningKey::new(&format!("unknown-{id}")));
+        let world = &world;
+        async move { took(world, "silent", &token).await }
+    };
+    let others = async {
+        tokio::task::yield_now().await;
+        assert_eq!(stranger(4).await, (Duration::ZERO, false), "its share is taken");
+        let (elapsed, accepted) = took(&world, "c1", &world.good(&new)).await;
+        assert!(accepted && elapsed < REFUSED_AFTER, "{elapsed:?}");
+    };
+    let (mut waited, ()) = tokio::join!(join_all((0..4).map(stranger)), others);
+    waited.push(stranger(5).await);
+    for (elapsed, accepted) in waited {
+        assert!(elapsed >= REFUSED_AFTER && !accepted, "{elapsed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_that_is_removed_meanwhile_leaves_no_series() {
     let world = World::new().await;
     let key = SigningKey::new("one");
