@@ -85,7 +85,8 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
 }
 
 /// Drives a connection to its end. In a drain, or once `idle` is ready, it finishes what runs and
-/// takes nothing new; one that `activity` cuts ends at once.
+/// takes nothing new; one that `activity` cuts ends at once. HTTP/2 ends once the client has answered
+/// a ping: an idle one that does not is not waited for.
 async fn drive<C, E>(
     connection: C,
     shut_down: fn(Pin<&mut C>),
@@ -97,19 +98,25 @@ where
     C: Future<Output = Result<(), E>>,
 {
     let mut connection = pin!(connection);
-    tokio::select! {
+    let drained = tokio::select! {
         ended = connection.as_mut() => return ended,
         () = activity.cut() => return Ok(()),
-        () = drain.stopping() => {}
-        () = idle => {}
-    }
+        () = drain.stopping() => true,
+        () = idle => false,
+    };
     shut_down(connection.as_mut());
     tokio::select! {
         ended = connection => ended,
         () = activity.cut() => Ok(()),
+        () = silent(activity), if !drained => Ok(()),
         // One more turn lets bodies that were told to end say so to their clients.
         () = cut_off(drain) => Ok(()),
     }
+}
+
+async fn silent(activity: &Activity) {
+    tokio::time::sleep(PING_TIMEOUT).await;
+    activity.idle(PING_TIMEOUT).await;
 }
 
 async fn cut_off(drain: &Drain) {
@@ -160,3 +167,32 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// From "every stream ends now" to closing the socket under it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A client that answers nothing, from the end of its idle time on.
+    async fn driven(activity: &Activity) -> Duration {
+        let start = Instant::now();
+        let never = pending::<Result<(), Infallible>>();
+        let ended = drive(never, |_| {}, &Drain::new(), activity, async {}).await;
+        assert_eq!(ended, Ok(()));
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_client_that_answers_no_ping_is_not_waited_for_but_its_requests_are() {
+        assert_eq!(driven(&Activity::new()).await, PING_TIMEOUT);
+        let activity = Activity::new();
+        let running = activity.request();
+        let work = async {
+            tokio::time::sleep(100 * PING_TIMEOUT).await;
+            drop(running);
+        };
+        let (elapsed, ()) = tokio::join!(driven(&activity), work);
+        assert_eq!(elapsed, 101 * PING_TIMEOUT);
+    }
+}
