@@ -45,6 +45,8 @@ struct Watched {
     body: Unread,
     cluster: ClusterName,
     request_id: HeaderValue,
+    /// What the last look beyond the budget saw of the stream after its end; no bound before.
+    left: usize,
     /// Closes the client's connection.
     connection: Option<CancellationToken>,
 }
@@ -72,6 +74,7 @@ impl UnreadBudget {
             body: body.unread(),
             cluster: cluster.clone(),
             request_id: record.request_id.clone(),
+            left: usize::MAX,
             connection: record.cutter(),
         };
         self.lock().push(watched);
@@ -103,8 +106,8 @@ impl UnreadBudget {
         let mut bodies = self.lock();
         bodies.retain(|watched| watched.body.is_alive());
         let look = |watched: &Watched| watched.body.look().filter(|held| held.bytes > 0);
-        let seen = bodies.iter().filter_map(|watched| Some((look(watched)?, watched)));
-        let mut stalled: Vec<(Held, &Watched)> = seen.collect();
+        let seen = bodies.iter_mut().filter_map(|watched| Some((look(watched)?, watched)));
+        let mut stalled: Vec<(Held, &mut Watched)> = seen.collect();
         let mut held: usize = stalled.iter().map(|(one, _)| one.bytes).sum();
         if held > self.most {
             stalled.sort_unstable_by_key(|(one, _)| one.asked);
@@ -114,8 +117,10 @@ impl UnreadBudget {
                 }
                 // What HTTP holds on of the stream, the next look sees.
                 held -= one.bytes;
-                watched.cut(&one);
-                self.resets.inc();
+                if !watched.drains(&one) {
+                    watched.cut(&one);
+                    self.resets.inc();
+                }
             }
         }
         self.held.set(i64::try_from(held).unwrap_or(i64::MAX));
@@ -130,6 +135,12 @@ impl UnreadBudget {
 // === impl Watched ===
 
 impl Watched {
+    /// Whether its stream is over, and its client takes what is left: half of it from one look to
+    /// the next, so that memory is not held for long.
+    fn drains(&mut self, held: &Held) -> bool {
+        held.over && held.bytes <= std::mem::replace(&mut self.left, held.bytes) / 2
+    }
+
     /// Resets the stream; the connection, where that was done or the stream is over.
     fn cut(&self, held: &Held) {
         let what = if held.over { "connection" } else { "stream" };
