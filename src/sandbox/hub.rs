@@ -57,6 +57,21 @@ pub(super) async fn state(
     Ok(state)
 }
 
+/// Forgets the enrolment of another cluster under this name: `--apiserver` was changed since, and the
+/// hub would turn the agent away.
+pub(super) async fn forget_other(
+    state: &State,
+    name: &ClusterName,
+    api: &Api,
+) -> Result<(), SandboxError> {
+    let enrolments = state.enrolments().await?;
+    let enrolled = enrolments.get(name).and_then(|enrolment| enrolment.cluster_uid.as_ref());
+    if enrolled.is_some_and(|uid| *uid != api.uid) {
+        state.remove(name).await?;
+    }
+    Ok(())
+}
+
 /// Says so in the words of our own flag where somebody has the port, also where others share it.
 pub(super) fn check_port(port: u16) -> Result<(), SandboxError> {
     let bound = TcpListener::bind(loopback(port));

@@ -98,6 +98,9 @@ async fn serve(
     inventory::seed(client, &config.clusters).await?;
     accounts::seed(client, &config.clusters).await?;
     let visitor = visitor::seed(client).await?;
+    for (name, api) in config.clusters.iter().zip(&apis) {
+        hub::forget_other(&state, name, api).await?;
+    }
     let hub = hub::start(config.port, folder, state.clone(), &hub_api, drains).await?;
     let starting =
         config.clusters.iter().zip(apis).map(|(name, api)| {

@@ -32,7 +32,7 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
     let paths = ["/openid/v1/jwks", "/.well-known/openid-configuration", "/version", "/readyz"];
     let everywhere = json!({"rules": [
         {"nonResourceURLs": paths, "verbs": ["get"]},
-        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"],
+        {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [KUBE_SYSTEM],
             "verbs": ["get"]},
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         rule("", &["serviceaccounts"], &["list", "watch"]),
@@ -91,9 +91,9 @@ pub async fn managed_rights(client: &Client, name: &str) -> Result<(), SandboxEr
 /// # Errors
 /// As [`agent`].
 pub async fn admin_token(client: &Client) -> Result<Zeroizing<String>, SandboxError> {
-    service_account(client, "kube-system", "admin").await?;
-    all_rights(client, "kube-system", "admin").await?;
-    token(client, "kube-system", "admin", YEAR).await
+    service_account(client, KUBE_SYSTEM, "admin").await?;
+    all_rights(client, KUBE_SYSTEM, "admin").await?;
+    token(client, KUBE_SYSTEM, "admin", YEAR).await
 }
 
 /// A kubeconfig with one context, of one token.
@@ -192,6 +192,14 @@ pub(super) fn params() -> PatchParams {
     PatchParams::apply("cluster-proxy-sandbox").force()
 }
 
+/// What tells the cluster from others: the uid of `kube-system`.
+pub(super) async fn uid(client: &Client) -> Result<String, SandboxError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let found = namespaces.get(KUBE_SYSTEM).await;
+    let namespace = found.map_err(|error| failed("the namespace", KUBE_SYSTEM, &error))?;
+    Ok(namespace.metadata.uid.unwrap_or_default())
+}
+
 fn failed(what: &str, name: &str, error: &kube::Error) -> SandboxError {
     SandboxError::Provision(format!("{what} {name}: {error}"))
 }
@@ -206,6 +214,9 @@ fn binding(kind: &str, role: &str, namespace: &str, account: &str) -> Value {
         "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": account}],
     })
 }
+
+/// Where a cluster keeps what is its own.
+const KUBE_SYSTEM: &str = "kube-system";
 
 /// Namespace of the agent's ServiceAccount.
 pub const AGENT_NAMESPACE: &str = "open-cluster-management-cluster-proxy";
@@ -226,7 +237,7 @@ const OF_ACCOUNTS: [&str; 6] = [
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// What an embedded API server has from the start, as far as anybody tries it.
-const PODS: [(&str, &str); 2] = [("default", "hello"), ("kube-system", "coredns")];
+const PODS: [(&str, &str); 2] = [("default", "hello"), (KUBE_SYSTEM, "coredns")];
 
 /// A Pod of the fake kubelet runs in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);

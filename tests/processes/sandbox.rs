@@ -175,8 +175,8 @@ async fn a_second_run_in_the_same_folder_works() {
     }
 }
 
-/// Twice in one folder: what the first run made is there in the second, and no program is left
-/// behind, however the sandbox ended.
+/// Twice in one folder, after a run with small ones there: what the first of these made is there in
+/// the second, and no program is left behind, however the sandbox ended.
 #[tokio::test]
 async fn real_api_servers_remember_and_end_with_the_sandbox() {
     let test = "real_api_servers_remember_and_end_with_the_sandbox";
@@ -185,6 +185,7 @@ async fn real_api_servers_remember_and_end_with_the_sandbox() {
     let Some(kubectl) = Kubectl::new(test, &kubeconfig) else { return };
     let Some(assets) = assets::folder(test) else { return };
     let port = free_port();
+    assert!(start(directory.path(), port).await.stop(END).await.success());
 
     let mut sandbox = start_on(directory.path(), port, Some(&assets)).await;
     kubectl.context("cluster1").run(&["create", "configmap", "kept"]);

@@ -32,6 +32,8 @@ pub(super) struct Api {
     pub(super) client: kube::Client,
     /// The same token.
     pub(super) token: Zeroizing<String>,
+    /// uid of its namespace `kube-system`, which tells clusters apart.
+    pub(super) uid: String,
     pub(super) part: Part,
 }
 
@@ -56,7 +58,8 @@ impl Api {
         }
         server.credentials = Credentials::Token(token.clone());
         let client = kubernetes::client(&server)?;
-        Ok(Self { server, client, token, part })
+        let uid = provision::uid(&client).await?;
+        Ok(Self { server, client, token, uid, part })
     }
 
     pub(super) fn url(&self) -> String {
