@@ -40,7 +40,7 @@ impl Accesses {
     /// Reads `kubeconfig`, or the pod's own files.
     pub(super) fn read(kubeconfig: Option<PathBuf>) -> Result<Self, AgentError> {
         let server = server(kubeconfig.as_ref())?;
-        tracing::info!(?server, "the API server to serve");
+        tracing::info!(server = server.authority(), "the API server to serve");
         Ok(Self { kubeconfig, ..Self::to(server)? })
     }
 

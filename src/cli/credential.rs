@@ -58,12 +58,14 @@ pub(crate) async fn run(args: CredentialArgs) -> anyhow::Result<ExitCode> {
             let account = args.account.as_deref();
             let account = account.context("--managed-serviceaccount flag is required")?;
             let pinned = Pinned::find(args.hub_kubeconfig, args.hub_context)?;
-            let HubApi { client, namespace } = HubApi::connect(pinned.as_ref()).await?;
+            let hub = HubApi::connect(pinned.as_ref()).await?;
             let place = match args.cluster_namespace {
                 true => Place::Own,
-                false => Place::Copy { namespace: self::namespace(args.namespace, namespace) },
+                false => {
+                    Place::Copy { namespace: namespace(args.namespace, hub.namespace.clone()) }
+                }
             };
-            source::from_secret(client, &place, &asked.cluster, account).await?
+            source::from_secret(&hub, &place, &asked.cluster, account).await?
         }
     };
     super::print(&asked.answer(&token, SystemTime::now())?)?;

@@ -23,6 +23,8 @@ pub struct Pinned {
 pub struct HubApi {
     /// The client.
     pub client: Client,
+    /// Where the API server is, for people.
+    pub server: String,
     /// Namespace of the context.
     pub namespace: Option<String>,
 }
@@ -135,8 +137,9 @@ impl HubApi {
     /// Connects as `pinned` says; without it, as the pod.
     pub async fn connect(pinned: Option<&Pinned>) -> Result<Self, HubError> {
         let Some(pinned) = pinned else {
-            let client = kubernetes::client(&ApiServer::in_cluster()?)?;
-            return Ok(Self { client, namespace: None });
+            let server = ApiServer::in_cluster()?;
+            let client = kubernetes::client(&server)?;
+            return Ok(Self { client, server: server.authority(), namespace: None });
         };
         let mut file = read(&pinned.kubeconfig)?;
         let namespace = pinned.check(&mut file)?;
@@ -147,6 +150,7 @@ impl HubApi {
         let config = kube::Config::from_custom_kubeconfig(file, &options)
             .await
             .map_err(|_| HubError::Unreadable(pinned.kubeconfig.clone()))?;
+        let server = config.cluster_url.to_string();
         let client = Client::try_from(config).map_err(|error| match error {
             kube::Error::Auth(
                 AuthError::AuthExecRun { .. }
@@ -157,7 +161,7 @@ impl HubApi {
             ) => HubError::Plugin,
             other => HubError::Unusable(describe(&other)),
         })?;
-        Ok(Self { client, namespace })
+        Ok(Self { client, server, namespace })
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::Api;
 use zeroize::Zeroizing;
 
+use super::hub::HubApi;
 use crate::kubernetes::{describe, read_bounded};
 use crate::name::ClusterName;
 
@@ -39,8 +40,13 @@ pub enum SourceError {
         remedy: &'static str,
     },
     /// Not allowed, or no answer.
-    #[error("failed to get synced credential secret: {0}")]
-    Api(String),
+    #[error("failed to get synced credential secret: the hub's API server {server}: {why}")]
+    Api {
+        /// Where it is.
+        server: String,
+        /// What it said, or what kept it from that.
+        why: String,
+    },
     /// A Secret of another kind.
     #[error("failed to get synced credential secret: Secret {0} has no key `token`")]
     NoKey(String),
@@ -79,17 +85,18 @@ impl Place {
 
 /// The token in the Secret of `account` for `cluster`.
 pub async fn from_secret(
-    client: Client,
+    hub: &HubApi,
     place: &Place,
     cluster: &ClusterName,
     account: &str,
 ) -> Result<Zeroizing<String>, SourceError> {
     let (namespace, name) = place.secret(cluster, account);
-    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+    let secrets: Api<Secret> = Api::namespaced(hub.client.clone(), &namespace);
+    let failed = |why| SourceError::Api { server: hub.server.clone(), why };
     let found = tokio::time::timeout(PATIENCE, secrets.get_opt(&name))
         .await
-        .map_err(|_| SourceError::Api("the hub's API server does not answer".to_owned()))?
-        .map_err(|error| SourceError::Api(describe(&error)))?;
+        .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
+        .map_err(|error| failed(describe(&error)))?;
     let secret = found.ok_or_else(|| SourceError::NoSecret {
         namespace: namespace.clone(),
         name: name.clone(),

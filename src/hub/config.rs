@@ -1,5 +1,6 @@
 //! Values the hub needs, already parsed.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,4 +64,15 @@ pub enum AccessLog {
     File(PathBuf),
     /// Nowhere.
     Off,
+}
+
+/// As `--access-log` takes it.
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("-"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Off => f.write_str("off"),
+        }
+    }
 }

@@ -152,7 +152,7 @@ impl Hub {
         let policies = Policies::load(config.policy.clone(), &collected)?;
         let dropped = metrics.access_lines_dropped.clone();
         let log = access_log::AccessLogger::open(&config.access_log, dropped)
-            .map_err(HubError::AccessLog)?;
+            .map_err(|source| HubError::AccessLog { log: config.access_log.clone(), source })?;
         let workers = Workers::start(config.workers).map_err(HubError::Workers)?;
         let recorder = Recorder { metrics: metrics.clone(), log, registry: registry.clone() };
         let controllers = config.controllers.as_ref().map(|config| {
@@ -378,9 +378,14 @@ pub enum HubError {
     /// Two metrics of one name: a mistake of ours.
     #[error("metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The access log's file.
-    #[error("the access log cannot be opened: {0}; set --access-log")]
-    AccessLog(#[source] std::io::Error),
+    /// The access log.
+    #[error("the access log {log} cannot be opened: {source}; set --access-log")]
+    AccessLog {
+        /// Which.
+        log: AccessLog,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Something that runs for as long as the hub does not.
     #[error("its {0} ended by itself; the log says more")]
     Part(&'static str),

@@ -143,7 +143,7 @@ impl Dialer {
     ) -> Duration {
         let address = target.address;
         match failure {
-            Failure::Unreachable(_) => {
+            Failure::Unreachable(_) | Failure::NoTls(_) => {
                 self.metrics.reconnect(Reconnect::Unreachable);
                 tracing::warn!(%address, %failure, "no tunnel to the hub");
                 backoff.after_failure()

@@ -36,6 +36,9 @@ pub(super) struct Tunnel {
 pub(super) enum Failure {
     #[error("cannot connect: {0}")]
     Unreachable(#[from] io::Error),
+    /// Something answered that takes no tunnels, or no TLS.
+    #[error("{0}")]
+    NoTls(JoinError),
     #[error("{0}")]
     UnknownAuthority(JoinError),
     #[error("the hub hung up before its hello: {0}")]
@@ -156,10 +159,11 @@ impl Dialer {
 
 impl Failure {
     fn of_handshake(host: &str, error: io::Error) -> Self {
+        let host = host.to_owned();
         if tls::is_unknown_authority(&error) {
-            return Self::UnknownAuthority(JoinError::UnknownAuthority { host: host.to_owned() });
+            return Self::UnknownAuthority(JoinError::UnknownAuthority { host });
         }
-        Self::Unreachable(error)
+        Self::NoTls(JoinError::Handshake { host, source: error })
     }
 }
 
