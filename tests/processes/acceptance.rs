@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use cluster_proxy::sandbox::definitions;
 
 use crate::apis::Apis;
+use crate::consumers::program::Program;
 use crate::fleet::{CLUSTERS, Fleet};
 use crate::sandbox;
 use crate::support::process::{Kubectl, free_port, text};
@@ -17,10 +18,11 @@ use crate::verbs;
 
 #[tokio::test]
 async fn a_sandbox_is_accepted() {
+    let test = "a_sandbox_is_accepted";
     let directory = tempfile::tempdir().unwrap();
-    let Some(_) = Kubectl::new("a_sandbox_is_accepted", directory.path()) else { return };
+    let Some(_) = Kubectl::new(test, directory.path()) else { return };
     let mut process = sandbox::start(directory.path(), free_port()).await;
-    accept(directory.path(), "box/kubeconfig", "box/data/hub", ["cluster1", "cluster2"]);
+    accept(test, directory.path(), "box/kubeconfig", "box/data/hub", ["cluster1", "cluster2"]);
     assert!(process.stop(sandbox::END).await.success());
 }
 
@@ -31,7 +33,7 @@ async fn a_sandbox_on_real_api_servers_is_accepted() {
     let Some(_) = Kubectl::new(test, directory.path()) else { return };
     let Some(assets) = assets::folder(test) else { return };
     let mut process = sandbox::start_on(directory.path(), free_port(), Some(&assets)).await;
-    accept(directory.path(), "box/kubeconfig", "box/data/hub", ["cluster1", "cluster2"]);
+    accept(test, directory.path(), "box/kubeconfig", "box/data/hub", ["cluster1", "cluster2"]);
     assert!(process.stop(sandbox::END).await.success());
 }
 
@@ -72,20 +74,24 @@ async fn fleet_is_accepted(test: &str, apis: Apis) {
             let status = ["apply", "--server-side", "--subresource=status", "-f", "-"];
             hub.run_with(&status, &status_of(cluster).to_string());
         }
-        accept(fleet.directory(), kubeconfig, "hub", CLUSTERS);
+        accept(test, fleet.directory(), kubeconfig, "hub", CLUSTERS);
         hub.run(&["delete", "crd", DEFINITION]);
     }
     fleet.stop().await;
 }
 
 /// Runs the script in `directory`.
-fn accept(directory: &Path, kubeconfig: &str, state: &str, clusters: [&str; 2]) {
+fn accept(test: &str, directory: &Path, kubeconfig: &str, state: &str, clusters: [&str; 2]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut script = Command::new(root.join("tests/acceptance"));
     script.args([kubeconfig, state]).args(clusters).current_dir(directory);
     script.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", directory);
     script.env("KUBECTL", Kubectl::find().unwrap()).env("IDLE", IDLE);
     script.env("CLUSTER_PROXY", env!("CARGO_BIN_EXE_cluster-proxy"));
+    // The script does without, and says so.
+    if let Some(example) = Program::find(test, "controller-example") {
+        script.env("CONSUMERS", example.parent().unwrap());
+    }
     let output = script.output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
 }

@@ -4,5 +4,5 @@
 mod informer;
 mod operator;
 mod profile;
-mod program;
+pub(crate) mod program;
 mod world;
