@@ -45,11 +45,14 @@ struct Watched {
     body: Unread,
     cluster: ClusterName,
     request_id: HeaderValue,
-    /// What the last look beyond the budget saw of the stream after its end; no bound before.
-    left: usize,
+    left: Left,
     /// Closes the client's connection.
     connection: Option<CancellationToken>,
 }
+
+/// What the last look beyond the budget saw of a stream after its end; nothing before.
+#[derive(Debug, Default)]
+struct Left(Option<usize>);
 
 // === impl UnreadBudget ===
 
@@ -74,7 +77,7 @@ impl UnreadBudget {
             body: body.unread(),
             cluster: cluster.clone(),
             request_id: record.request_id.clone(),
-            left: usize::MAX,
+            left: Left::default(),
             connection: record.cutter(),
         };
         self.lock().push(watched);
@@ -117,7 +120,7 @@ impl UnreadBudget {
                 }
                 // What HTTP holds on of the stream, the next look sees.
                 held -= one.bytes;
-                if !watched.drains(&one) {
+                if !watched.left.drains(&one) {
                     watched.cut(&one);
                     self.resets.inc();
                 }
@@ -135,12 +138,6 @@ impl UnreadBudget {
 // === impl Watched ===
 
 impl Watched {
-    /// Whether its stream is over, and its client takes what is left: half of it from one look to
-    /// the next, so that memory is not held for long.
-    fn drains(&mut self, held: &Held) -> bool {
-        held.over && held.bytes <= std::mem::replace(&mut self.left, held.bytes) / 2
-    }
-
     /// Resets the stream; the connection, where that was done or the stream is over.
     fn cut(&self, held: &Held) {
         let what = if held.over { "connection" } else { "stream" };
@@ -159,7 +156,37 @@ impl Watched {
     }
 }
 
+// === impl Left ===
+
+impl Left {
+    /// Whether the stream is over, and its client takes what is left: half of it from one look to
+    /// the next, so that memory is not held for long.
+    fn drains(&mut self, held: &Held) -> bool {
+        held.over && self.0.replace(held.bytes).is_none_or(|before| held.bytes <= before / 2)
+    }
+}
+
 /// How long the budget may be exceeded at most. A look costs a lock per stream.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// A look is due once this part of the budget came through tunnels: by so much it may be exceeded.
 pub(super) const LOOKS_PER_BUDGET: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_spared_for_as_long_as_what_is_left_halves() {
+        let mut left = Left::default();
+        let mut drains = |bytes, over| left.drains(&Held { bytes, asked: Instant::now(), over });
+        assert!(!drains(1_000, false), "a stream that runs is cut");
+        assert!(drains(1_000, true), "it was cut a moment ago");
+        assert!(drains(500, true));
+        assert!(drains(250, true));
+        assert!(!drains(126, true), "too slow");
+        assert!(drains(63, true));
+        assert!(!drains(63, true), "nobody takes it");
+    }
+}
