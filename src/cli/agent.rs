@@ -56,7 +56,7 @@ pub(crate) struct AgentArgs {
     #[arg(
         long,
         env = "CLUSTER_PROXY_ADMIN_ADDRESS",
-        value_name = "ADDRESS",
+        value_name = "IP:PORT",
         default_value = "127.0.0.1:8001"
     )]
     admin_address: SocketAddr,

@@ -33,7 +33,7 @@ pub(crate) struct HubArgs {
     #[arg(
         long,
         env = "CLUSTER_PROXY_LISTEN",
-        value_name = "ADDRESS",
+        value_name = "IP:PORT",
         default_value = "0.0.0.0:9092"
     )]
     listen: SocketAddr,
@@ -42,7 +42,7 @@ pub(crate) struct HubArgs {
     #[arg(
         long,
         env = "CLUSTER_PROXY_AGENT_LISTEN",
-        value_name = "ADDRESS",
+        value_name = "IP:PORT",
         default_value = "0.0.0.0:8091"
     )]
     agent_listen: SocketAddr,
@@ -51,13 +51,13 @@ pub(crate) struct HubArgs {
     #[arg(
         long,
         env = "CLUSTER_PROXY_ADMIN_ADDRESS",
-        value_name = "ADDRESS",
+        value_name = "IP:PORT",
         default_value = "127.0.0.1:8000"
     )]
     admin_address: SocketAddr,
 
     /// A second listener with health and metrics only, for probes and scrapers of a cluster
-    #[arg(long, env = "CLUSTER_PROXY_METRICS_ADDRESS", value_name = "ADDRESS")]
+    #[arg(long, env = "CLUSTER_PROXY_METRICS_ADDRESS", value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
 
     /// Hosts by which clients may call the hub, each with or without its port; repeat it, or separate

@@ -18,7 +18,7 @@ use crate::state;
 #[derive(Debug, clap::Args)]
 pub(crate) struct MiniapiArgs {
     /// Where to listen: a loopback address, for exec into a Pod runs processes of this machine
-    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "IP:PORT")]
     address: SocketAddr,
 
     /// Folder for kubeconfigs, tokens and what the API keeps
