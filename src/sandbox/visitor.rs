@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::{Api, Client};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -19,11 +19,18 @@ pub(super) async fn seed(hub: &Client) -> Result<Zeroizing<String>, SandboxError
 
 /// Lets it look at things on a cluster, as the name under which it comes there.
 pub(super) async fn rights(cluster: &Client) -> Result<(), SandboxError> {
+    // `view` is filled by a controller manager, which real API servers alone do not have.
+    let role = json!({"rules": [
+        {"apiGroups": [""], "verbs": ["get", "list", "watch"],
+         "resources": ["configmaps", "events", "namespaces", "nodes", "pods", "pods/log", "services"]},
+        {"apiGroups": ["apps"], "verbs": ["get", "list", "watch"], "resources": ["*"]},
+    ]});
+    apply::<ClusterRole>(&Api::all(cluster.clone()), ROLE, role).await?;
     let binding = json!({
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
     });
-    apply::<ClusterRoleBinding>(&Api::all(cluster.clone()), "hub-visitor", binding).await
+    apply::<ClusterRoleBinding>(&Api::all(cluster.clone()), ROLE, binding).await
 }
 
 /// The hub's policy.
@@ -42,6 +49,9 @@ rules:
 const NAMESPACE: &str = "default";
 
 const NAME: &str = "visitor";
+
+/// The role on clusters, and its binding.
+const ROLE: &str = "visitor-of-the-hub";
 
 /// As clusters and policies know it.
 const USER: &str = "cluster:hub:system:serviceaccount:default:visitor";
