@@ -10,8 +10,8 @@ use crate::tunnel::impersonation::{Impersonation, Unreadable};
 /// Which identities cross. `None` in [`super::AgentConfig`] lets nobody through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImpersonationRule {
-    /// Every user, uid and group begins so, and goes on.
-    pub prefix: String,
+    /// Every user, uid and group begins with one of these, and goes on.
+    prefixes: Vec<String>,
 }
 
 /// Why an identity does not cross.
@@ -21,12 +21,12 @@ pub(super) enum NotAllowed {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// A name of this spoke's own, or of another part of Kubernetes.
-    #[error("{what} does not begin with {prefix:?}")]
+    #[error("{what} does not begin with {}", .prefixes.join(", or "))]
     Outside {
         /// What was named.
         what: &'static str,
         /// What it should begin with.
-        prefix: String,
+        prefixes: Vec<String>,
     },
 }
 
@@ -34,24 +34,29 @@ pub(super) enum NotAllowed {
 
 impl Default for ImpersonationRule {
     fn default() -> Self {
-        Self { prefix: PREFIX.to_owned() }
+        Self { prefixes: vec![PREFIX.to_owned()] }
     }
 }
 
 impl ImpersonationRule {
-    /// A rule for names that begin with `prefix`.
+    /// A rule for names that begin with one of `prefixes`.
     ///
     /// # Errors
     /// With nothing, or with what names of Kubernetes itself begin with, it would be none.
-    pub fn new(prefix: &str) -> Result<Self, String> {
-        let printable = prefix.bytes().all(|byte| byte.is_ascii_graphic());
-        if prefix.is_empty() || !printable {
-            return Err("the prefix must be printable, and not empty".to_owned());
+    pub fn new(prefixes: Vec<String>) -> Result<Self, String> {
+        if prefixes.is_empty() {
+            return Err("there must be a prefix".to_owned());
         }
-        if SYSTEM.starts_with(prefix) || prefix.starts_with(SYSTEM) {
-            return Err(format!("names that begin with {SYSTEM:?} are Kubernetes' own"));
+        for prefix in &prefixes {
+            let printable = prefix.bytes().all(|byte| byte.is_ascii_graphic());
+            if prefix.is_empty() || !printable {
+                return Err("a prefix must be printable, and not empty".to_owned());
+            }
+            if SYSTEM.starts_with(prefix) || prefix.starts_with(SYSTEM) {
+                return Err(format!("names that begin with {SYSTEM:?} are Kubernetes' own"));
+            }
         }
-        Ok(Self { prefix: prefix.to_owned() })
+        Ok(Self { prefixes })
     }
 
     /// Whether the identity that `headers` name may be used here.
@@ -64,14 +69,18 @@ impl ImpersonationRule {
         if said.extra.iter().all(known) {
             Ok(())
         } else {
-            Err(NotAllowed::Outside { what: "a key of the extra", prefix: EXTRA.to_owned() })
+            let prefixes = vec![EXTRA.to_owned()];
+            Err(NotAllowed::Outside { what: "a key of the extra", prefixes })
         }
     }
 
     fn is_inside(&self, what: &'static str, name: &str) -> Result<(), NotAllowed> {
-        match name.strip_prefix(&self.prefix) {
-            Some(rest) if !rest.is_empty() => Ok(()),
-            _ => Err(NotAllowed::Outside { what, prefix: self.prefix.clone() }),
+        let goes_on =
+            |prefix: &String| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
+        if self.prefixes.iter().any(goes_on) {
+            Ok(())
+        } else {
+            Err(NotAllowed::Outside { what, prefixes: self.prefixes.clone() })
         }
     }
 }
@@ -123,9 +132,23 @@ mod tests {
 
     #[test]
     fn a_prefix_is_one() {
+        let rule = |prefixes: &[&str]| {
+            ImpersonationRule::new(prefixes.iter().copied().map(str::to_owned).collect())
+        };
         for bad in ["", "s", "system:", "system:x", "a b", "ä"] {
-            assert!(ImpersonationRule::new(bad).is_err(), "{bad:?}");
+            assert!(rule(&[bad]).is_err(), "{bad:?}");
+            assert!(rule(&["cluster:", bad]).is_err(), "{bad:?}");
         }
-        assert_eq!(ImpersonationRule::new("cluster:"), Ok(ImpersonationRule::default()));
+        assert!(rule(&[]).is_err());
+        assert_eq!(rule(&["cluster:"]), Ok(ImpersonationRule::default()));
+        let two = rule(&["cluster:", "oidc:"]).unwrap();
+        let said = |user| {
+            let user = HeaderValue::from_static(user);
+            two.check(&HeaderMap::from_iter([(crate::tunnel::impersonation::USER, user)]))
+        };
+        assert_eq!(said("oidc:jane"), Ok(()));
+        assert_eq!(said("cluster:hub:x"), Ok(()));
+        let refused = said("jane").unwrap_err().to_string();
+        assert_eq!(refused, "the user does not begin with cluster:, or oidc:");
     }
 }

@@ -42,11 +42,11 @@ pub(crate) struct AgentArgs {
     issuer: Vec<String>,
 
     /// Which identities of the hub may use this cluster, where its RBAC lets the agent impersonate them:
-    /// those that begin with PREFIX, or none (`off`)
+    /// those that begin with PREFIX (several are separated by commas), or none (`off`)
     #[arg(
         long,
         env = "CLUSTER_PROXY_IMPERSONATION",
-        value_name = "PREFIX|off",
+        value_name = "PREFIX,...|off",
         default_value = "cluster:",
         value_parser = impersonation
     )]
@@ -125,7 +125,10 @@ struct Impersonation(Option<ImpersonationRule>);
 fn impersonation(value: &str) -> Result<Impersonation, String> {
     match value {
         "off" => Ok(Impersonation(None)),
-        prefix => ImpersonationRule::new(prefix).map(|rule| Impersonation(Some(rule))),
+        prefixes => {
+            let prefixes = prefixes.split(',').map(str::to_owned).collect();
+            ImpersonationRule::new(prefixes).map(|rule| Impersonation(Some(rule)))
+        }
     }
 }
 
@@ -149,6 +152,19 @@ const AGENT_PORT: u16 = 8091;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identities_of_the_hub_begin_as_the_owner_says() {
+        let rule = |value| impersonation(value).map(|Impersonation(rule)| rule);
+        assert_eq!(rule("off"), Ok(None));
+        assert_eq!(rule("cluster:"), Ok(Some(ImpersonationRule::default())));
+        assert!(
+            rule("cluster:,oidc:").is_ok_and(|rule| rule != Some(ImpersonationRule::default()))
+        );
+        for bad in ["", "cluster:,", "cluster:,system:", "system:"] {
+            assert!(rule(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_hub_is_a_host_and_a_port() {
