@@ -4,6 +4,7 @@
 //! is one line on standard error, `error: ...`, with its causes and what to do about it.
 
 mod agent;
+mod auth;
 mod clusters;
 mod credential;
 mod hub;
@@ -78,6 +79,8 @@ enum Command {
     /// Run an in-memory Kubernetes API, to try hub and agent by hand
     #[cfg(feature = "sandbox")]
     Miniapi(miniapi::MiniapiArgs),
+    /// Ask what a policy of the hub lets whom do
+    Auth(auth::AuthArgs),
     /// Write a kubeconfig for clusters behind the hub
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Give kubectl the token of a managed service account (exec plugin of such kubeconfigs)
@@ -137,6 +140,7 @@ impl Command {
             Self::Clusters(args) => clusters::run(args).await,
             #[cfg(feature = "sandbox")]
             Self::Miniapi(args) => miniapi::run(args).await,
+            Self::Auth(args) => auth::run(args),
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
             Self::Credential(args) => credential::run(args).await,
         }

@@ -22,8 +22,9 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::{Notify, watch};
 
 pub use self::reload::Unusable;
-use self::request::{Request, Wanted};
-use self::rules::Policy;
+use self::request::Request;
+pub(crate) use self::request::Wanted;
+pub(crate) use self::rules::Policy;
 use super::authn::Identity;
 use crate::name::ClusterName;
 use crate::telemetry::series::add;
@@ -85,6 +86,14 @@ pub(crate) enum Denied {
         "{0} reaches clusters by impersonation, and cannot impersonate others: leave out Impersonate-* headers (kubectl: --as)"
     )]
     Impersonates(String),
+}
+
+/// Reads a policy for those who only want to know what it says.
+///
+/// # Errors
+/// As a hub that starts with it.
+pub(crate) fn read(file: &std::path::Path) -> Result<Policy, Unusable> {
+    reload::parse(file, &reload::read(file)?)
 }
 
 // === impl Policies ===

@@ -112,10 +112,21 @@ impl Policy {
         cluster: &ClusterName,
         wanted: Wanted<'_>,
     ) -> bool {
+        self.find(user, groups, cluster, wanted).is_some()
+    }
+
+    /// The number, from 1, of a rule that lets them.
+    pub(crate) fn find(
+        &self,
+        user: &str,
+        groups: &[String],
+        cluster: &ClusterName,
+        wanted: Wanted<'_>,
+    ) -> Option<usize> {
         let of_groups = groups.iter().flat_map(|group| self.groups.of(group));
         let clusters = self.users.of(user).chain(of_groups);
         let mut rules = clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten();
-        rules.any(|rule| self.rules[*rule].allows(wanted))
+        rules.find(|rule| self.rules[**rule].allows(wanted)).map(|index| index + 1)
     }
 }
 
