@@ -2,6 +2,7 @@
 
 mod controllers;
 mod limits;
+mod oidc;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use clap::Args;
 
 use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
+use self::oidc::OidcArgs;
 use super::state::StateArgs;
 use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::drain::Drain;
@@ -118,6 +120,9 @@ pub(crate) struct HubArgs {
     renewal_grace: Duration,
 
     #[command(flatten)]
+    oidc: OidcArgs,
+
+    #[command(flatten)]
     controllers: ControllerArgs,
 
     #[command(flatten)]
@@ -183,6 +188,7 @@ impl HubArgs {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self.workers.map_or(cores, usize::from);
         let limits = told(fit(self.limits.into_limits(), workers));
+        let issuers = self.oidc.into_issuers(server.is_some())?;
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -195,6 +201,7 @@ impl HubArgs {
                 managed_only: self.managed_only,
                 allow_legacy_tokens: self.allow_legacy_tokens,
                 waiting: limits.waiting_strangers(),
+                issuers,
             },
             policy: self.policy,
             access_log: self.access_log,

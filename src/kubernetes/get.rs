@@ -93,7 +93,7 @@ impl ApiReader {
             .method(method)
             .uri(path)
             .header(HOST, &authority)
-            .header(USER_AGENT, USER)
+            .header(USER_AGENT, PRODUCT)
             .header(ACCEPT, HeaderValue::from_static(DOCUMENTS));
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -102,30 +102,43 @@ impl ApiReader {
         if let Some(token) = self.token.header() {
             request.headers_mut().insert(AUTHORIZATION, token);
         }
-        let socket = TcpStream::connect((self.server.host.as_str(), self.server.port))
+        let address = (self.server.host.as_str(), self.server.port);
+        fetch(&self.tls, address, &self.server.server_name, request, limit)
             .await
-            .map_err(|error| failed(&error))?;
-        let stream = tls::connect(&self.tls, &self.server.server_name, socket)
-            .await
-            .map_err(|error| failed(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-        let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), limit).collect().await;
-            let body = body.map_err(|error| self.error(error.to_string()))?.to_bytes();
-            Ok((status, body))
-        };
-        tokio::select! {
-            result = exchange => result,
-            // It may end before the body was taken from it; the exchange has the last word.
-            never = async { drop(connection.await); pending().await } => never,
-        }
+            .map_err(|why| self.error(why))
     }
 
     fn error(&self, why: String) -> GetError {
         GetError { server: self.server.authority(), why }
+    }
+}
+
+/// Sends one request on a connection of its own; the status and the whole body, of at most `limit`
+/// bytes. Redirects are not followed. Has no deadline.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn fetch(
+    tls: &Arc<ClientConfig>,
+    address: (&str, u16),
+    server_name: &str,
+    request: Request<Full<Bytes>>,
+    limit: usize,
+) -> Result<(StatusCode, Bytes), String> {
+    let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let stream = tls::connect(tls, server_name, socket).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), limit).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+    };
+    tokio::select! {
+        result = exchange => result,
+        // It may end before the body was taken from it; the exchange has the last word.
+        never = async { drop(connection.await); pending().await } => never,
     }
 }
 
@@ -140,8 +153,8 @@ pub struct GetError {
 /// What we accept: kube-apiserver answers 406 to who asks for its key set as plain JSON.
 pub const DOCUMENTS: &str = "application/json, application/jwk-set+json";
 
-/// Who we are in the API server's audit log.
-const USER: &str = concat!("cluster-proxy/", env!("CARGO_PKG_VERSION"));
+/// Who we are in the logs of those whom we ask.
+pub const PRODUCT: &str = concat!("cluster-proxy/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ mod written;
 
 pub use client::{client, describe};
 pub use endpoint::{ApiServer, Credentials, EndpointError, pod_namespace, read_bounded};
-pub use get::{ApiReader, DOCUMENTS, GetError};
+pub use get::{ApiReader, DOCUMENTS, GetError, PRODUCT, fetch};
 pub use requests::{FIELD_MANAGER, in_time, patch, post};
 pub use spokes::SpokeClients;
 pub use token::{Claims, TokenSource};

@@ -204,6 +204,19 @@ pub fn upstream(
     self::client(&ca::certificates(ca_pem)?, client, &[&TLS13, &TLS12], alpn)
 }
 
+/// Client configuration towards a server of the world, by the authorities that this machine
+/// believes. `None` where it has none.
+pub fn public(alpn: &[&[u8]]) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    // One that cannot be read must not take the others with it.
+    let usable = |one: &CertificateDer<'static>| RootCertStore::empty().add(one.clone()).is_ok();
+    let authorities: Vec<_> = found.into_iter().filter(usable).collect();
+    if authorities.is_empty() {
+        return Ok(None);
+    }
+    client(&authorities, None, &[&TLS13, &TLS12], alpn).map(Some)
+}
+
 /// Handshake as client. `server_name`: DNS name or IP address (IPv6 with or without brackets).
 /// Has no deadline of its own.
 pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(

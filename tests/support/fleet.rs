@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
+use cluster_proxy::hub::authn::oidc::Issuers;
 use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
@@ -45,6 +46,8 @@ pub(crate) struct RunningHub {
     pub(crate) own_api: Option<ApiServer>,
     /// Of the next start: which identities of its own cluster it lets in.
     pub(crate) policy: Option<PathBuf>,
+    /// Of the next start: whose users it lets in besides.
+    pub(crate) issuers: Issuers,
     /// Of the next start.
     pub(crate) limits: Limits,
     /// Of the next start.
@@ -121,6 +124,7 @@ impl Fleet {
             controllers,
             own_api: None,
             policy: None,
+            issuers: Issuers::default(),
             limits,
             allowed_hosts: AllowedHosts::default(),
             min_drain: Duration::ZERO,
@@ -193,7 +197,7 @@ impl RunningHub {
                 .own_api()
                 .map(|server| Arc::new(ApiReader::new(server.clone()).unwrap()) as Arc<dyn HubApi>),
             controllers: self.controllers.clone(),
-            authn: AuthnConfig::default(),
+            authn: AuthnConfig { issuers: self.issuers.clone(), ..AuthnConfig::default() },
             policy: self.policy.clone(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
@@ -238,6 +242,7 @@ impl RunningHub {
             controllers: self.controllers.clone(),
             own_api: self.own_api.clone(),
             policy: self.policy.clone(),
+            issuers: self.issuers.clone(),
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             min_drain: self.min_drain,

@@ -16,6 +16,7 @@ pub(crate) mod fleet;
 pub(crate) mod homes;
 #[cfg(feature = "sandbox")]
 pub(crate) mod hub_api;
+pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod part;
 pub(crate) mod process;

@@ -23,6 +23,8 @@ pub(super) struct Generation {
     pub(super) cluster: u64,
     /// 0 without a hub API.
     pub(super) hub: u64,
+    /// Of the issuers and what is configured of them.
+    pub(super) issuers: u64,
 }
 
 type Answer = Result<Arc<Identity>, AuthnError>;
@@ -47,9 +49,9 @@ struct Entry {
 impl Cache {
     /// Empty caches.
     pub(super) fn new() -> Self {
-        let cache =
-            |size| moka::sync::Cache::builder().max_capacity(size).time_to_live(TTL).build();
-        Self { keys: TokenKeys::new(), accepted: cache(MAX_ACCEPTED), refused: cache(MAX_REFUSED) }
+        let cache = |size| moka::sync::Cache::builder().max_capacity(size).time_to_live(TTL);
+        let accepted = cache(MAX_ACCEPTED).weigher(|_, entry: &Entry| entry.weight()).build();
+        Self { keys: TokenKeys::new(), accepted, refused: cache(MAX_REFUSED).build() }
     }
 
     /// The key of `token` on the path of `cluster`.
@@ -90,13 +92,27 @@ impl Cache {
     }
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// Bytes, about.
+    fn weight(&self) -> u32 {
+        let names = self.answer.as_ref().map_or(0, |identity| identity.size());
+        u32::try_from(names).unwrap_or(u32::MAX).saturating_add(ENTRY)
+    }
+}
+
 /// How long an answer holds. Verifying again costs tens of microseconds, so there is nothing to
 /// gain from more, and a token that becomes valid works within this time. An answer that the hub's
 /// API server gave was as old already when it came: no request is let in by one that is older.
 const TTL: Duration = Duration::from_secs(10);
 
-/// About 250 bytes each: 25 MiB, and ten times the tokens that 1,000 busy clusters use at once.
-const MAX_ACCEPTED: u64 = 100_000;
+/// Bytes. About 100,000 ServiceAccounts, ten times the tokens that 1,000 busy clusters use at once; a
+/// user of an issuer may be in so many groups that a few hundred fill it.
+const MAX_ACCEPTED: u64 = 32 << 20;
+
+/// Bytes of an entry without the names in it.
+const ENTRY: u32 = 250;
 
 /// Refusals only save work while somebody repeats one; their flood must stay small.
 const MAX_REFUSED: u64 = 20_000;
@@ -107,8 +123,9 @@ mod tests {
 
     use super::*;
     use crate::hub::authn::Refusal;
+    use crate::hub::token_review::UserInfo;
 
-    const HERE: Generation = Generation { cluster: 1, hub: 1 };
+    const HERE: Generation = Generation { cluster: 1, hub: 1, issuers: 1 };
 
     fn token(text: &str) -> Token {
         let value = format!("Bearer {text}").parse().unwrap();
@@ -181,6 +198,22 @@ mod tests {
     }
 
     #[test]
+    fn members_of_many_groups_leave_it_small_too() {
+        let cache = Cache::new();
+        let groups: Vec<String> = (0..1_000).map(|group| format!("group-{group:05}")).collect();
+        let user = UserInfo { username: "jane".to_owned(), groups, ..UserInfo::default() };
+        let answer = Ok(Arc::new(Identity::of_hub(user, None).unwrap()));
+        for number in 0..10_000_u64 {
+            let mut key = TokenKey::default();
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            cache.put(key, HERE, &answer, Instant::now());
+        }
+        cache.accepted.run_pending_tasks();
+        assert!(cache.accepted.weighted_size() <= MAX_ACCEPTED);
+        assert!((100..1_500).contains(&cache.accepted.entry_count()));
+    }
+
+    #[test]
     fn a_million_tokens_leave_it_small_and_push_out_no_hot_one() {
         let cache = Cache::new();
         let now = SystemTime::now();
@@ -207,10 +240,10 @@ mod tests {
             }
             if cold % 50_000 == 0 {
                 cache.accepted.run_pending_tasks();
-                most = most.max(cache.accepted.entry_count());
+                most = most.max(cache.accepted.weighted_size());
             }
         }
-        assert!(most <= MAX_ACCEPTED, "{most} entries");
+        assert!(most <= MAX_ACCEPTED, "{most} bytes");
         assert!(f64::from(hits) > 0.99 * f64::from(asked), "{hits} of {asked}");
     }
 }

@@ -223,7 +223,7 @@ fn check_times(
         return Err(Refusal::Expired);
     }
     let latest = now + LEEWAY;
-    let is_future = |seconds: Option<u64>| seconds.is_some_and(|seconds| at(seconds) > latest);
+    let is_future = |seconds: Option<u64>| seconds.is_some_and(|seconds| moment(seconds) > latest);
     if is_future(claims.nbf) || is_future(claims.iat) {
         return Err(Refusal::NotYetValid);
     }
@@ -231,12 +231,12 @@ fn check_times(
 }
 
 /// The first moment past `exp` and the leeway: `exp + LEEWAY` itself is still good, as in go-jose.
-fn ends(exp: u64) -> SystemTime {
-    at(exp.saturating_add(1)) + LEEWAY
+pub(super) fn ends(exp: u64) -> SystemTime {
+    moment(exp.saturating_add(1)) + LEEWAY
 }
 
 /// A moment; whatever lies beyond [`MAX_SECONDS`] reads as that, which is far enough away.
-fn at(seconds: u64) -> SystemTime {
+pub(super) fn moment(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(MAX_SECONDS))
 }
 
@@ -255,14 +255,14 @@ fn is_subdomain(name: &str) -> bool {
 }
 
 /// Clocks differ: API servers (go-jose) grant one minute too, so nobody is refused here whom they accept.
-const LEEWAY: Duration = Duration::from_secs(60);
+pub(super) const LEEWAY: Duration = Duration::from_secs(60);
 
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// A token for more audiences than this is a mistake or an attack on whoever compares them.
-const MAX_AUDIENCES: usize = 64;
+pub(super) const MAX_AUDIENCES: usize = 64;
 
 /// A uid has 36 characters.
 const MAX_UID: usize = 128;

@@ -64,6 +64,8 @@ pub enum Refusal {
     Issuer,
     /// `aud` has none of the cluster's.
     Audience,
+    /// A claim that its issuer's configuration requires is missing or has another value.
+    RequiredClaim,
     /// Past its end.
     Expired,
     /// The API server stopped to accept it while its request was under way.
@@ -119,6 +121,7 @@ impl Refusal {
             Self::Claims => "claims",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::RequiredClaim => "required-claim",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::NotYetValid => "not-yet-valid",
@@ -149,6 +152,7 @@ mod tests {
             Claims,
             Issuer,
             Audience,
+            RequiredClaim,
             Expired,
             Revoked,
             NotYetValid,

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
+use super::oidc::claims::Person;
 use crate::hub::token_review::UserInfo;
 use crate::tunnel::headers::Mode;
 use crate::tunnel::impersonation::{Impersonation, Unwritable};
@@ -19,7 +20,7 @@ pub struct Identity {
     /// uid of the ServiceAccount, where the token says it.
     pub account_uid: Option<String>,
     /// Whether the token also ends with something that nobody watches: a Pod, a Node or a Secret
-    /// that it is bound to, or whatever the hub's API server knows of its own tokens.
+    /// that it is bound to, or whatever the hub's API server or an issuer knows of its own tokens.
     pub bound: bool,
     /// The first moment at which the token is refused (its `exp` and the leeway of one minute);
     /// live streams end with it. None for legacy tokens.
@@ -33,6 +34,17 @@ pub struct Impersonated {
     pub groups: Vec<String>,
     /// What the agent is told, ready to be added to a request.
     pub headers: HeaderMap,
+    /// Whom to ask again.
+    pub by: Voucher,
+}
+
+/// Who said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// The hub's own API server.
+    Hub,
+    /// An OpenID Connect issuer.
+    Issuer,
 }
 
 // === impl Identity ===
@@ -41,6 +53,26 @@ impl Identity {
     /// How its requests stand before the spoke's API server.
     pub fn mode(&self) -> Mode {
         if self.impersonation.is_some() { Mode::Impersonate } else { Mode::Caller }
+    }
+
+    /// How many bytes its names take, about.
+    pub(super) fn size(&self) -> usize {
+        let named = self.impersonation.iter().flat_map(|named| {
+            let groups = named.groups.iter().map(|group| group.len() + OVERHEAD);
+            let lines = named.headers.iter().map(|(_, value)| value.len() + OVERHEAD);
+            groups.chain(lines)
+        });
+        self.user.len() + named.sum::<usize>()
+    }
+
+    /// A user whom an issuer vouches for, under the names that its configuration makes.
+    ///
+    /// # Errors
+    /// When a name cannot be carried as it is.
+    pub(super) fn of_issuer(person: Person) -> Result<Self, Unwritable> {
+        let Person { user, uid, groups, expires } = person;
+        let said = Impersonation { user, uid, groups, extra: Vec::new() };
+        Self::said(said, Voucher::Issuer, Some(expires))
     }
 
     /// A user whom the hub's own API server knows. No name of theirs can be one of the spoke's:
@@ -60,16 +92,27 @@ impl Identity {
             groups: groups.into_iter().map(prefixed).collect(),
             extra: extra.into_iter().map(|(key, of)| (format!("{HUB_EXTRA}{key}"), of)).collect(),
         };
+        Self::said(said, Voucher::Hub, expires)
+    }
+
+    fn said(
+        said: Impersonation,
+        by: Voucher,
+        expires: Option<SystemTime>,
+    ) -> Result<Self, Unwritable> {
         let mut headers = HeaderMap::new();
         said.write(&mut headers)?;
         let Impersonation { user, groups, .. } = said;
-        let impersonation = Some(Impersonated { groups, headers });
+        let impersonation = Some(Impersonated { groups, headers, by });
         Ok(Self { user, impersonation, account_uid: None, bound: true, expires })
     }
 }
 
 /// What users, groups and uids of the hub begin with on a spoke.
 pub(crate) const HUB_PREFIX: &str = "cluster:hub:";
+
+/// Bytes that a name costs besides its own.
+const OVERHEAD: usize = 64;
 
 /// Where extra of the hub's users goes.
 const HUB_EXTRA: &str = "cluster-proxy/hub/";

@@ -132,15 +132,16 @@ impl KeySet {
         let material = lock(&self.published);
         self.hub_itself.store(hub_itself, Ordering::Relaxed);
         let ours = |key: &&Arc<PublicKey>| match owners.get(&key.thumbprint) {
-            // The hub's own set needs nobody's record to be the hub's.
-            _ if self.owner == Owner::Hub => true,
+            // What the hub and the issuers publish needs nobody's record to be theirs; two issuers
+            // may share keys (tenants of one service do).
+            _ if !matches!(self.owner, Owner::Cluster(_)) => true,
             Some(Owner::Hub) => hub_itself,
             owner => owner == Some(&self.owner),
         };
         let kept = &material.kept;
         let discovered = kept.discovered_issuer.iter();
         let next = Snapshot {
-            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
+            generation: next_generation(),
             keys: material.keys.iter().filter(ours).cloned().collect(),
             issuers: kept.issuers.iter().chain(discovered).cloned().collect(),
             audiences: kept.audiences.clone(),
@@ -213,7 +214,12 @@ impl KeySet {
     pub(super) fn finish(&self) {
         let mut schedule = lock(&self.schedule);
         schedule.reading = false;
-        schedule.next = Some(Instant::now() + INTERVAL.mul_f64(rand::random_range(0.9..1.1)));
+        let again = match &self.owner {
+            // Who is to blame for a 503 of strangers, and cannot tell us that it is back.
+            Owner::Reserved(_) if !schedule.answered => RETRY,
+            _ => INTERVAL.mul_f64(rand::random_range(0.9..1.1)),
+        };
+        schedule.next = Some(Instant::now() + again);
         drop(schedule);
         self.attempts.send_replace(());
     }
@@ -232,7 +238,7 @@ impl Snapshot {
     /// Knows no key.
     pub(super) fn empty() -> Self {
         Self {
-            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
+            generation: next_generation(),
             keys: Vec::new(),
             issuers: Vec::new(),
             audiences: Vec::new(),
@@ -296,6 +302,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A number that was never used.
+pub(super) fn next_generation() -> u64 {
+    NEXT_GENERATION.fetch_add(1, Ordering::Relaxed)
+}
+
 static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// How often a set is read while its source can be reached.
@@ -307,6 +318,9 @@ pub(super) const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a read may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How soon an issuer that could not be read is tried again, as upstream does.
+const RETRY: Duration = Duration::from_secs(10);
 
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 

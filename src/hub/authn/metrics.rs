@@ -3,10 +3,11 @@
 
 use std::time::SystemTime;
 
-use prometheus::{GaugeVec, IntCounterVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::AuthnError;
 use super::key_sets::seconds;
+use super::ownership::Owner;
 use crate::name::ClusterName;
 use crate::telemetry::series::forget;
 
@@ -17,6 +18,7 @@ pub(super) struct Metrics {
     refreshes: IntCounterVec,
     read_at: GaugeVec,
     conflicts: IntCounterVec,
+    issuer_failures: IntCounter,
 }
 
 // === impl Metrics ===
@@ -43,7 +45,16 @@ impl Metrics {
         registry
             .register(Box::new(read_at.clone()))
             .expect("invariant: one authenticator per registry");
+        let issuer_failures = IntCounter::new(
+            "cluster_proxy_authentication_config_reload_failures_total",
+            "Changed lists of issuers that could not be used; the last good one was kept.",
+        )
+        .expect("invariant: names are constants that follow the grammar");
+        registry
+            .register(Box::new(issuer_failures.clone()))
+            .expect("invariant: one authenticator per registry");
         Self {
+            issuer_failures,
             decisions: counter(
                 "cluster_proxy_authentications_total",
                 "Decisions about callers. The cluster is empty when it is not enrolled.",
@@ -100,12 +111,33 @@ impl Metrics {
         self.conflicts.with_label_values(&[cluster.as_str()]).inc();
     }
 
+    /// Counts a list of issuers that cannot be used.
+    pub(super) fn issuers_unusable(&self) {
+        self.issuer_failures.inc();
+    }
+
+    /// Forgets a set that is read no more.
+    pub(super) fn forget_set(&self, owner: &Owner) {
+        let label = label(owner);
+        forget(&self.read_at, "cluster", &label);
+        forget(&self.refreshes, "cluster", &label);
+    }
+
     /// Forgets a cluster that is no longer enrolled: clusters that come and go must not add up.
     pub(super) fn forget(&self, cluster: &ClusterName) {
         forget(&self.read_at, "cluster", cluster.as_str());
         for counter in [&self.decisions, &self.refreshes, &self.conflicts] {
             forget(counter, "cluster", cluster.as_str());
         }
+    }
+}
+
+/// The set of `owner`, in place of a cluster.
+pub(super) fn label(owner: &Owner) -> String {
+    match owner {
+        Owner::Hub => HUB.to_owned(),
+        Owner::Cluster(name) => name.to_string(),
+        Owner::Reserved(name) => format!("_{name}"),
     }
 }
 

@@ -1,17 +1,18 @@
 //! Who is calling: a bearer token becomes an [`Identity`], or a reason why not.
 //!
-//! Key sets are asked in a fixed order: the hub's, then (not built yet) those of OIDC issuers, then
-//! that of the cluster in the path. The first that made the signature decides what the token is:
+//! Key sets are asked in a fixed order: the hub's, then those of OpenID Connect issuers, then that of
+//! the cluster in the path. The first that made the signature decides what the token is:
 //!
 //! | the signature was made by | outcome |
 //! |---|---|
 //! | a key of the hub, and the path's cluster is not the hub's own | the hub's API server decides (`hub_reviews`): passes as [`Mode::Impersonate`](crate::tunnel::headers::Mode), 401, or 503 while it cannot be asked |
+//! | a key of an OpenID Connect issuer | its claims decide ([`oidc`]): passes as `Mode::Impersonate`, or 401 |
 //! | a key that the path's cluster owns (or shares with the hub, `--hub-itself`) | its claims decide: passes as `Mode::Caller`, or 401 |
 //! | nobody, and the hub's set could not be read at the last attempt | 503: the token may be the hub's |
 //! | nobody, and the hub's set could be read or there is no hub API | 401, whether or not the cluster's set could be read |
 //!
 //! Before the last two, the sets that could be behind are read once, if that is allowed again
-//! (`sources`), and the answer is given [`REFUSED_AFTER`] whether or not there was anything to read:
+//! (`sources`), and the answer is given [`REFUSED_AFTER`](decide::REFUSED_AFTER) whether or not there was anything to read:
 //! time must not tell a stranger which clusters there are. A cluster whose tunnels are gone keeps its
 //! last good set, also over a restart of the hub, so that its callers get 503 from the routing and not
 //! 401 from here.
@@ -24,6 +25,7 @@ mod alarms;
 mod cache;
 mod claims;
 mod credential;
+mod decide;
 mod errors;
 mod home;
 mod hub_reviews;
@@ -31,6 +33,7 @@ mod identity;
 mod key_sets;
 mod keys;
 mod metrics;
+pub mod oidc;
 mod ownership;
 mod proof;
 mod refresh;
@@ -45,18 +48,15 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use self::cache::{Cache, Generation};
-use self::claims::{Accepted, Subject};
-use self::credential::Token;
+use self::cache::Cache;
 pub use self::errors::{AuthnError, Explanation, Refusal};
-use self::hub_reviews::FRESH;
 pub(crate) use self::hub_reviews::{HubReviews, NotAccepted};
 pub(crate) use self::identity::HUB_PREFIX;
-pub use self::identity::{Identity, Impersonated};
-use self::key_sets::{KeySet, Signer};
+pub use self::identity::{Identity, Impersonated, Voucher};
 use self::metrics::Metrics;
+use self::oidc::Issuers;
+use self::oidc::sets::Vouched;
 use self::sources::{Parts, Sources};
 use self::token::Unverified;
 use super::limits::Limits;
@@ -114,6 +114,8 @@ pub struct AuthnConfig {
     /// Requests at once whose tokens nobody is known to have signed, and which wait for a key set or
     /// for their refusal; one cluster has a part of them. More are refused without a wait.
     pub waiting: usize,
+    /// Whose tokens are believed besides those of the hub and of its clusters.
+    pub issuers: Issuers,
 }
 
 /// Verifies callers. Clones share caches and key sets.
@@ -132,14 +134,6 @@ struct Inner {
     hub: Option<HubReviews>,
 }
 
-/// What the key sets say of a token.
-enum Signed {
-    /// A key of the path's cluster signed it: that is all there is to know.
-    ByCluster(Arc<Identity>),
-    /// A key of the hub signed it: whose it is, its API server has to say.
-    ByHub(Subject),
-}
-
 /// The wall clock, as an argument: tests move it.
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -148,7 +142,8 @@ type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 impl Default for AuthnConfig {
     fn default() -> Self {
         let waiting = Limits::default().waiting_strangers();
-        Self { managed_only: None, allow_legacy_tokens: false, waiting }
+        let issuers = Issuers::default();
+        Self { managed_only: None, allow_legacy_tokens: false, waiting, issuers }
     }
 }
 
@@ -172,14 +167,18 @@ impl Authenticator {
     /// caller brings an unknown key. Returns only when the fleet's writer is gone. Without it no
     /// key set is ever read: the hub spawns it once.
     pub async fn run(self) {
-        self.0.sources.run().await;
+        let Inner { config, sources, metrics, .. } = &*self.0;
+        tokio::select! {
+            () = sources.run() => {}
+            never = oidc::follow(config.issuers.clone(), sources, metrics) => match never {},
+        }
     }
 
     /// Decides who is calling. Moves a WebSocket subprotocol token into Authorization and deletes
     /// it there. `cluster` need not be enrolled: the answer is then the common refusal.
     ///
     /// A caller that was answered a moment ago costs one HMAC and one lookup, and does not wait.
-    /// A token with an unknown key waits for a key set, and for its refusal, [`REFUSED_AFTER`]; a new
+    /// A token with an unknown key waits for a key set, and for its refusal, [`REFUSED_AFTER`](decide::REFUSED_AFTER); a new
     /// one of the hub for the hub's API server, at most 5 s.
     pub async fn authenticate(
         &self,
@@ -193,6 +192,23 @@ impl Authenticator {
             self.0.sources.reported(cluster);
         }
         answer
+    }
+
+    /// Whether an issuer still stands by a token that was accepted before. Costs no request.
+    pub(crate) fn is_vouched(&self, token: &str) -> Result<(), NotAccepted> {
+        let Inner { sources, .. } = &*self.0;
+        let token = Unverified::parse(token).map_err(|_| NotAccepted::Refused)?;
+        let issuers = sources.issuers.load();
+        match issuers.judge(&token, sources.now()) {
+            Vouched::Decided(Ok(_)) => Ok(()),
+            Vouched::Decided(Err(_)) => Err(NotAccepted::Refused),
+            Vouched::Unknown | Vouched::Forged => match issuers.claimed(&token) {
+                Some(keys) if !keys.answered() => {
+                    Err(NotAccepted::Failed("the keys of its issuer cannot be read".to_owned()))
+                }
+                _ => Err(NotAccepted::Refused),
+            },
+        }
     }
 
     /// What asks the hub's API server about tokens; none without one.
@@ -211,130 +227,13 @@ impl Authenticator {
     ) -> Result<Self, StateError> {
         let metrics = Arc::new(Metrics::register(registry));
         let hub = hub_api.clone().map(HubReviews::new);
-        let parts = Parts { clock, state, fleet, spokes, hub_api, metrics: metrics.clone() };
+        let issuers = config.issuers.clone();
+        let metrics_of = metrics.clone();
+        let parts = Parts { clock, state, fleet, spokes, hub_api, issuers, metrics: metrics_of };
         let sources = Sources::load(parts).await?;
         let waiting = Shares::new(config.waiting, config.waiting - config.waiting / RESERVE);
         let cache = Cache::new();
         Ok(Self(Arc::new(Inner { config, cache, metrics, sources, hub, waiting })))
-    }
-
-    async fn decide(
-        &self,
-        cluster: &ClusterName,
-        set: Option<&Arc<KeySet>>,
-        headers: &mut HeaderMap,
-    ) -> Result<Arc<Identity>, AuthnError> {
-        let Inner { cache, metrics, sources, waiting, .. } = &*self.0;
-        let token = Token::take(headers)?;
-        let key = cache.key(cluster, &token);
-        if let Some(answer) = cache.get(&key, self.generation(set), sources.now()) {
-            metrics.cache_hit(answer.is_ok());
-            return answer;
-        }
-        let unverified = Unverified::parse(token.as_str())?;
-        let due = Instant::now() + REFUSED_AFTER;
-        let mut generation = self.generation(set);
-        let mut signed = self.verify(set, &unverified);
-        if is_nobodys(&signed) {
-            match waiting.take(cluster.clone()) {
-                Ok(_place) => {
-                    // Twice: the first wait may share a read that began before the key was published.
-                    for _ in 0..2 {
-                        let unknown =
-                            matches!(&signed, Err(AuthnError::Unauthorized(Refusal::UnknownKey)));
-                        if !unknown || !sources.read_for_unknown_key(cluster, set, due).await {
-                            break;
-                        }
-                        generation = self.generation(set);
-                        signed = self.verify(set, &unverified);
-                    }
-                    if is_nobodys(&signed) {
-                        tokio::time::sleep_until(due).await;
-                    }
-                }
-                // As quick for every name. The key will be known to who comes later.
-                Err(_) => drop(sources.ask_for_unknown_key(cluster, set)),
-            }
-        }
-        let (answer, since) = match signed {
-            Ok(Signed::ByCluster(identity)) => (Ok(identity), Instant::now()),
-            Ok(Signed::ByHub(subject)) => self.ask_hub(&token, subject).await,
-            Err(_) if is_nobodys(&signed) && sources.hub_is_unknown() => {
-                (Err(AuthnError::Unavailable(HUB_UNKNOWN.to_owned())), Instant::now())
-            }
-            Err(error) => (Err(error), Instant::now()),
-        };
-        cache.put(key, generation, &answer, since);
-        answer
-    }
-
-    /// Who a token speaks for, by the key sets as they are.
-    fn verify(
-        &self,
-        set: Option<&Arc<KeySet>>,
-        token: &Unverified<'_>,
-    ) -> Result<Signed, AuthnError> {
-        let Inner { config, sources, .. } = &*self.0;
-        let now = sources.now();
-        let snapshot = sources.snapshot(set);
-        let mut forged = false;
-        if let Some(hub) = &sources.hub {
-            match hub.snapshot().signer(token, now) {
-                Signer::Key(key) if !snapshot.holds(&key.thumbprint) => {
-                    return claims::check_of_hub(&token.payload, config, now).map(Signed::ByHub);
-                }
-                Signer::Forged => forged = true,
-                Signer::Key(_) | Signer::Unknown => {}
-            }
-        }
-        match snapshot.signer(token, now) {
-            Signer::Key(_) => {}
-            Signer::Unknown if !forged => return Err(Refusal::UnknownKey.into()),
-            Signer::Unknown | Signer::Forged => return Err(Refusal::Signature.into()),
-        }
-        let accepted = Accepted { issuers: &snapshot.issuers, audiences: &snapshot.audiences };
-        let subject = claims::check(&token.payload, accepted, config, now)?;
-        Ok(Signed::ByCluster(Arc::new(Identity {
-            user: subject.user,
-            impersonation: None,
-            account_uid: subject.account_uid,
-            bound: subject.bound,
-            expires: subject.expires,
-        })))
-    }
-
-    /// Whether the hub's API server stands by its token, and since when it is known to.
-    async fn ask_hub(
-        &self,
-        token: &Token,
-        subject: Subject,
-    ) -> (Result<Arc<Identity>, AuthnError>, Instant) {
-        let Some(hub) = &self.0.hub else {
-            return (Err(Refusal::HubRefused.into()), Instant::now());
-        };
-        let unavailable = |why: &str| AuthnError::Unavailable(format!("{HUB_UNASKED}: {why}"));
-        let error = match hub.review(token.as_str(), FRESH).await {
-            Ok(reviewed) => {
-                let identity = Identity::of_hub(reviewed.user.clone(), subject.expires);
-                return (identity.map(Arc::new).map_err(AuthnError::from), reviewed.asked);
-            }
-            Err(NotAccepted::Refused) => Refusal::HubRefused.into(),
-            Err(NotAccepted::Forbidden) => unavailable(
-                "the hub's ServiceAccount lacks the right to create tokenreviews (deploy/README.md)",
-            ),
-            Err(NotAccepted::Failed(error)) => {
-                tracing::warn!(error, "the hub's API server does not say whose a token is");
-                unavailable("it does not answer; try again")
-            }
-        };
-        (Err(error), Instant::now())
-    }
-
-    fn generation(&self, set: Option<&Arc<KeySet>>) -> Generation {
-        Generation {
-            cluster: set.map_or(0, |set| set.snapshot().generation),
-            hub: self.0.sources.hub.as_ref().map_or(0, |hub| hub.snapshot().generation),
-        }
     }
 }
 
@@ -344,24 +243,8 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-/// Whether no key set knew the signature.
-fn is_nobodys<T>(answer: &Result<T, AuthnError>) -> bool {
-    matches!(answer, Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys())
-}
-
-/// When a token that nobody signed is refused, counted from its question: alike for a cluster whose
-/// keys were read for it, for one that has no tunnel, and for a name that is not enrolled. Time for a
-/// read over a long way, so that a key works at its first use; where reads take longer, at its second.
-const REFUSED_AFTER: Duration = Duration::from_secs(1);
-
 /// One place in so many for those who wait is not for callers of the cluster that has the others.
 const RESERVE: usize = 5;
-
-/// What a caller is told when nobody can say whether the token is the hub's.
-const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";
-
-const HUB_UNASKED: &str =
-    "hub authentication: the hub's own API server cannot be asked whose this token is";
 
 #[cfg(test)]
 mod tests;

@@ -101,15 +101,22 @@ impl Owners {
         changed
     }
 
-    /// Records `published` for the hub; returns the clusters that lose a key by it, with the key.
-    fn claim_for_hub(&mut self, published: &[String]) -> (bool, Vec<(ClusterName, String)>) {
+    /// Records `published` for the hub or an issuer; returns the clusters that lose a key by it,
+    /// with the key. What is the hub's or another issuer's, an issuer does not get.
+    fn claim_first(
+        &mut self,
+        owner: &Owner,
+        published: &[String],
+    ) -> (bool, Vec<(ClusterName, String)>) {
         let (mut changed, mut lost) = (false, Vec::new());
         for thumbprint in published {
-            match self.0.insert(thumbprint.clone(), Owner::Hub) {
-                Some(Owner::Hub) => continue,
-                Some(Owner::Cluster(name)) => lost.push((name, thumbprint.clone())),
-                Some(Owner::Reserved(_)) | None => {}
+            match self.0.get(thumbprint) {
+                Some(known) if known == owner => continue,
+                Some(Owner::Hub | Owner::Reserved(_)) if *owner != Owner::Hub => continue,
+                Some(Owner::Cluster(name)) => lost.push((name.clone(), thumbprint.clone())),
+                _ => {}
             }
+            self.0.insert(thumbprint.clone(), owner.clone());
             changed = true;
         }
         (changed, lost)
@@ -170,16 +177,16 @@ impl Ownership {
         self.change(|owners| (owners.claim(cluster, published), ())).await
     }
 
-    /// Records `published` for the hub; returns who loses a key by it.
-    pub(super) async fn claim_for_hub(
+    /// Records `published` for `owner`, the hub or an issuer; returns who loses a key by it.
+    pub(super) async fn claim_first(
         &self,
+        owner: &Owner,
         published: &[String],
     ) -> Result<Vec<(ClusterName, String)>, StateError> {
-        if published.iter().all(|thumbprint| self.view.load().get(thumbprint) == Some(&Owner::Hub))
-        {
+        if published.iter().all(|thumbprint| self.view.load().get(thumbprint) == Some(owner)) {
             return Ok(Vec::new());
         }
-        self.change(|owners| owners.claim_for_hub(published)).await
+        self.change(|owners| owners.claim_first(owner, published)).await
     }
 
     /// Frees the keys of a cluster that is no longer enrolled.
@@ -266,10 +273,10 @@ mod tests {
         assert!(!owners.claim(&name("c2"), &keys(0..2)));
         assert_eq!(owners.get("k0"), Some(&Owner::Cluster(name("c1"))));
 
-        let (changed, lost) = owners.claim_for_hub(&keys(1..3));
+        let (changed, lost) = owners.claim_first(&Owner::Hub, &keys(1..3));
         assert!(changed);
         assert_eq!(lost, [(name("c1"), "k1".to_owned())]);
-        assert_eq!(owners.claim_for_hub(&keys(1..3)), (false, Vec::new()));
+        assert_eq!(owners.claim_first(&Owner::Hub, &keys(1..3)), (false, Vec::new()));
 
         assert!(!owners.take("k1", &name("c1"), &name("c2")), "the hub's");
         assert!(!owners.take("k0", &name("c3"), &name("c2")), "not c3's");

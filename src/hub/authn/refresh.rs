@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::SpokeApiError;
 use super::key_sets::{DEADLINE, Kept, KeySet, Material, lock, seconds};
 use super::keys::{self, KeysError, PublicKey, Published};
-use super::metrics::HUB;
+use super::metrics::{HUB, label};
+use super::oidc::reader::{self, ReadError};
 use super::ownership::Owner;
 use super::proof;
 use super::sources::Sources;
@@ -41,6 +42,12 @@ enum RefreshError {
     HubUnknown,
     #[error("it is no longer enrolled")]
     NotEnrolled,
+    #[error("it is no longer configured")]
+    NotConfigured,
+    #[error(transparent)]
+    Issuer(#[from] ReadError),
+    #[error("its key set: {0}")]
+    IssuerKeys(KeysError),
 }
 
 impl Sources {
@@ -56,7 +63,12 @@ impl Sources {
                     self.settle_disputes(name, disputed).await;
                 }
             }
-            _ => {
+            owner @ Owner::Reserved(_) => {
+                let result = self.refresh_issuer(&set).await;
+                self.report(&label(owner), &result);
+                set.attempted(result.is_ok());
+            }
+            Owner::Hub => {
                 // Reports by itself: it is also read before a cluster's new key is recorded.
                 let _ = self.refresh_hub(&set, Instant::now()).await;
             }
@@ -186,11 +198,30 @@ impl Sources {
         // In use before it is stored: these keys are the hub's whatever a store says.
         set.replace(material.clone());
         self.settle(set, &self.ownership.view());
-        for (cluster, thumbprint) in self.ownership.claim_for_hub(&material.thumbprints()).await? {
+        for (cluster, thumbprint) in
+            self.ownership.claim_first(&Owner::Hub, &material.thumbprints()).await?
+        {
             self.alarm(&cluster, &thumbprint, &Owner::Hub);
         }
         self.settle_all();
         self.keep(&Document::HubKeySet, &before.kept, &material.kept).await?;
+        Ok(())
+    }
+
+    /// Reads the keys of an issuer.
+    async fn refresh_issuer(&self, set: &KeySet) -> Result<(), RefreshError> {
+        let issuer = self.issuers.load().of(set).cloned().ok_or(RefreshError::NotConfigured)?;
+        let document = reader::read(&issuer.config, self.hub_api.as_deref()).await?;
+        let published = keys::parse(&document).map_err(RefreshError::IssuerKeys)?;
+        let kept = Kept { read_at: seconds(self.now()), ..Kept::default() };
+        let material = Material { keys: published.keys.into_iter().map(Arc::new).collect(), kept };
+        let thumbprints = material.thumbprints();
+        set.replace(material);
+        for (cluster, thumbprint) in self.ownership.claim_first(&set.owner, &thumbprints).await? {
+            self.alarm(&cluster, &thumbprint, &set.owner);
+        }
+        self.settle(set, &self.ownership.view());
+        self.settle_all();
         Ok(())
     }
 

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use super::alarms::Alarms;
 use super::key_sets::{INTERVAL, Kept, KeySet, Material, Snapshot, lock};
 use super::metrics::{HUB, Metrics};
+use super::oidc::Issuers;
+use super::oidc::sets::IssuerSets;
 use super::ownership::{Owner, Owners, Ownership};
 use super::{Clock, HubApi, SpokeApi};
 use crate::fleet::{ClusterState, Fleet};
@@ -34,6 +36,8 @@ pub(super) struct Sources {
     pub(super) ownership: Ownership,
     /// The hub's own set; none without a hub API.
     pub(super) hub: Option<Arc<KeySet>>,
+    /// Whose tokens are believed besides.
+    pub(super) issuers: ArcSwap<IssuerSets>,
     /// When the last good read of the hub's set began; held while reading it.
     pub(super) hub_read: tokio::sync::Mutex<Option<Instant>>,
     /// When a cluster last tried to prove a key.
@@ -57,6 +61,7 @@ pub(super) struct Parts {
     pub(super) fleet: watch::Receiver<Fleet>,
     pub(super) spokes: Arc<dyn SpokeApi>,
     pub(super) hub_api: Option<Arc<dyn HubApi>>,
+    pub(super) issuers: Issuers,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -65,7 +70,7 @@ pub(super) struct Parts {
 impl Sources {
     /// Reads owners and kept key sets.
     pub(super) async fn load(parts: Parts) -> Result<Self, StateError> {
-        let Parts { clock, state, fleet, spokes, hub_api, metrics } = parts;
+        let Parts { clock, state, fleet, spokes, hub_api, issuers, metrics } = parts;
         let ownership = Ownership::load(state.clone()).await?;
         let mut kept = HashMap::new();
         let mut reads = stream::iter(state.enrolments().await?.into_keys())
@@ -99,6 +104,7 @@ impl Sources {
             metrics,
             ownership,
             hub,
+            issuers: ArcSwap::from_pointee(IssuerSets::new(issuers.configs(), None)),
             hub_read: tokio::sync::Mutex::default(),
             proofs: Mutex::default(),
             alarms: Alarms::default(),
@@ -135,9 +141,14 @@ impl Sources {
         set.map_or_else(|| self.nothing.clone(), |set| arc_swap::Guard::into_inner(set.snapshot()))
     }
 
-    /// Whether somebody could be the hub's without us knowing: its key set could not be read.
-    pub(super) fn hub_is_unknown(&self) -> bool {
-        self.hub.as_ref().is_some_and(|hub| !hub.answered())
+    /// Who could have signed a token without us knowing: a key set could not be read. Says what a
+    /// caller is told. The keys that the token `claimed` to be signed by are those of an issuer.
+    pub(super) fn unknown(&self, claimed: Option<&Arc<KeySet>>) -> Option<&'static str> {
+        let silent = |set: Option<&Arc<KeySet>>| set.is_some_and(|set| !set.answered());
+        if silent(self.hub.as_ref()) {
+            return Some(HUB_UNKNOWN);
+        }
+        silent(claimed).then_some(ISSUER_UNKNOWN)
     }
 
     /// Reads the sets that might hold a key nobody knows, as far as that is allowed now. Returns
@@ -146,9 +157,10 @@ impl Sources {
         &self,
         cluster: &ClusterName,
         set: Option<&Arc<KeySet>>,
+        claimed: Option<&Arc<KeySet>>,
         due: Instant,
     ) -> bool {
-        let mut waits = self.ask_for_unknown_key(cluster, set);
+        let mut waits = self.ask_for_unknown_key(cluster, set, claimed);
         if waits.is_empty() {
             return false;
         }
@@ -161,14 +173,27 @@ impl Sources {
         &self,
         cluster: &ClusterName,
         set: Option<&Arc<KeySet>>,
+        claimed: Option<&Arc<KeySet>>,
     ) -> Vec<watch::Receiver<()>> {
         let live = self.cluster(cluster).is_some_and(|cluster| !cluster.tunnels.is_empty());
         let set = set.filter(|_| live);
-        let waits: Vec<_> = self.hub.iter().chain(set).filter_map(|set| set.ask()).collect();
+        let sets = self.hub.iter().chain(claimed).chain(set);
+        let waits: Vec<_> = sets.filter_map(|set| set.ask()).collect();
         if !waits.is_empty() {
             self.wake.notify_one();
         }
         waits
+    }
+
+    /// Believes these issuers from now on, and no others.
+    pub(super) fn believe(&self, issuers: &Issuers) {
+        let before = self.issuers.load();
+        self.issuers.store(Arc::new(IssuerSets::new(issuers.configs(), Some(&**before))));
+        let kept = self.issuers.load();
+        for gone in before.keys().filter(|keys| kept.of(keys).is_none()) {
+            self.metrics.forget_set(&gone.owner);
+        }
+        self.wake.notify_one();
     }
 
     /// Keeps every set fresh. Returns only when the fleet's writer is gone.
@@ -253,7 +278,8 @@ impl Sources {
     }
 
     fn all(&self) -> Vec<Arc<KeySet>> {
-        self.hub.iter().chain(self.clusters.load().values()).cloned().collect()
+        let (issuers, clusters) = (self.issuers.load(), self.clusters.load());
+        self.hub.iter().chain(issuers.keys()).chain(clusters.values()).cloned().collect()
     }
 
     /// Makes the sets follow the fleet: one per enrolled cluster, none for others.
@@ -295,6 +321,11 @@ async fn read_kept(state: &State, document: &Document) -> Result<Option<Kept>, S
         kept => kept,
     }
 }
+
+const HUB_UNKNOWN: &str = "hub authentication: the signing keys of the hub's own API server cannot be read at the moment; try again";
+
+const ISSUER_UNKNOWN: &str =
+    "OpenID Connect: the signing keys of an issuer cannot be read at the moment; try again";
 
 /// Kept key sets that are read at once when the hub starts.
 const READS_AT_ONCE: usize = 16;

@@ -133,7 +133,7 @@ fn is_shallow(json: &[u8]) -> bool {
 
 /// What API servers sign with, as far as `jsonwebtoken` verifies it (it has no ES512): no `none`,
 /// no HMAC (a public key would be the secret), no PSS (no API server makes it).
-const ALGORITHMS: [(&str, Algorithm); 5] = [
+pub(super) const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),

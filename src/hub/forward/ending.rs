@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
     use crate::drain::Drain;
-    use crate::hub::authn::{Identity, Impersonated};
+    use crate::hub::authn::{Identity, Impersonated, Voucher};
     use crate::hub::live::LiveStreams;
     use crate::hub::registry::Registry;
     use crate::hub::verb::RequestKind;
@@ -283,7 +283,8 @@ mod tests {
         let mut order = order(None);
         let right = forwarder.right(&order, None);
         assert!(right.lost().now_or_never().is_none(), "no policy judges a spoke's own");
-        let impersonation = Impersonated { groups: Vec::new(), headers: HeaderMap::new() };
+        let impersonation =
+            Impersonated { groups: Vec::new(), headers: HeaderMap::new(), by: Voucher::Hub };
         let identity = Identity { impersonation: Some(impersonation), ..(*order.identity).clone() };
         order.identity = Arc::new(identity);
         assert_eq!(forwarder.right(&order, None).lost().await, DENIED);

@@ -9,20 +9,22 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::schedule::{Schedule, Verdict};
-use crate::hub::authn::Identity;
+use crate::hub::authn::{Identity, Voucher};
 use crate::hub::forward::ending::EndReason;
 use crate::hub::token_key::TokenKey as Key;
 
 /// A bearer token, wiped when its last stream and review are gone.
 pub(super) type Secret = Arc<Zeroizing<String>>;
 
-/// Whose API server made a token, and is asked about it.
+/// Who made a token, and is asked about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Issuer {
-    /// The cluster's, through its tunnel.
+    /// The cluster's API server, through its tunnel.
     Spoke,
-    /// The hub's own.
+    /// The hub's own API server.
     Hub,
+    /// An OpenID Connect issuer, by its keys and its configuration as they are.
+    Oidc,
 }
 
 /// A token whose review is due.
@@ -112,7 +114,11 @@ impl Book {
         }
         let entry = Entry {
             secret: Arc::new(Zeroizing::new(secret.to_owned())),
-            by: if identity.impersonation.is_some() { Issuer::Hub } else { Issuer::Spoke },
+            by: match identity.impersonation.as_ref().map(|impersonated| impersonated.by) {
+                None => Issuer::Spoke,
+                Some(Voucher::Hub) => Issuer::Hub,
+                Some(Voucher::Issuer) => Issuer::Oidc,
+            },
             user: identity.user.clone(),
             uid: identity.account_uid.clone(),
             ending: Arc::default(),

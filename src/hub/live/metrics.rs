@@ -74,7 +74,7 @@ impl Metrics {
             Verdict::Forbidden => "forbidden",
         };
         self.reviews.with_label_values(&[cluster.as_str(), result]).inc();
-        if by == Issuer::Hub {
+        if by != Issuer::Spoke {
             return;
         }
         match verdict {

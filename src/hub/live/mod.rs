@@ -40,7 +40,7 @@ use self::book::{Book, Due, Ending};
 use self::metrics::Metrics;
 use self::review::Reviewers;
 use self::schedule::Verdict;
-use super::authn::{HubReviews, Identity, SpokeApi, SpokeApiError};
+use super::authn::{Authenticator, Identity, SpokeApi, SpokeApiError};
 use super::forward::ending::EndReason;
 use super::token_key::{TokenKey, TokenKeys};
 use crate::name::ClusterName;
@@ -145,14 +145,19 @@ impl LiveStreams {
         }
     }
 
-    /// Supervises every cluster that has live streams; never returns. `hub` is asked about the
-    /// hub's own tokens.
-    pub(crate) async fn run(self, spokes: Arc<dyn Spoke>, hub: Option<HubReviews>) {
+    /// Supervises every cluster that has live streams; never returns. `known` is asked about
+    /// the tokens of others than spokes.
+    pub(crate) async fn run(self, spokes: Arc<dyn Spoke>, known: Option<Authenticator>) {
+        let hub = known.as_ref().and_then(Authenticator::hub_reviews);
         let mut followers = JoinSet::new();
         loop {
             for cluster in self.unfollowed() {
                 let live = self.clone();
-                let reviewers = Reviewers { spokes: Arc::clone(&spokes), hub: hub.clone() };
+                let reviewers = Reviewers {
+                    spokes: Arc::clone(&spokes),
+                    hub: hub.clone(),
+                    issuers: known.clone(),
+                };
                 followers.spawn(async move { follow::follow(live, &reviewers, cluster).await });
             }
             tokio::select! {

@@ -9,7 +9,7 @@ use http::Method;
 use super::Spoke;
 use super::book::{Due, Issuer};
 use super::schedule::Verdict;
-use crate::hub::authn::{HubReviews, NotAccepted};
+use crate::hub::authn::{Authenticator, HubReviews, NotAccepted};
 use crate::hub::token_review::{self, Answer, MAX_ANSWER, PATH};
 use crate::name::ClusterName;
 
@@ -17,6 +17,7 @@ use crate::name::ClusterName;
 pub(super) struct Reviewers {
     pub(super) spokes: Arc<dyn Spoke>,
     pub(super) hub: Option<HubReviews>,
+    pub(super) issuers: Option<Authenticator>,
 }
 
 // === impl Reviewers ===
@@ -27,6 +28,7 @@ impl Reviewers {
         match due.by {
             Issuer::Spoke => self.by_spoke(cluster, &due.secret).await,
             Issuer::Hub => self.by_hub(&due.secret).await,
+            Issuer::Oidc => self.by_issuer(&due.secret),
         }
     }
 
@@ -53,14 +55,22 @@ impl Reviewers {
 
     async fn by_hub(&self, token: &str) -> Verdict {
         let Some(hub) = &self.hub else { return Verdict::Failed };
-        match hub.review(token, SHARED).await {
-            Ok(_) => Verdict::Accepted,
-            Err(NotAccepted::Refused) => Verdict::Refused,
-            Err(NotAccepted::Forbidden) => Verdict::Forbidden,
-            Err(NotAccepted::Failed(error)) => {
-                tracing::debug!(error, "a TokenReview on the hub failed");
-                Verdict::Failed
-            }
+        verdict(hub.review(token, SHARED).await.map(drop))
+    }
+
+    fn by_issuer(&self, token: &str) -> Verdict {
+        self.issuers.as_ref().map_or(Verdict::Failed, |issuers| verdict(issuers.is_vouched(token)))
+    }
+}
+
+fn verdict(answer: Result<(), NotAccepted>) -> Verdict {
+    match answer {
+        Ok(()) => Verdict::Accepted,
+        Err(NotAccepted::Refused) => Verdict::Refused,
+        Err(NotAccepted::Forbidden) => Verdict::Forbidden,
+        Err(NotAccepted::Failed(error)) => {
+            tracing::debug!(error, "nobody could say whether a live token is good");
+            Verdict::Failed
         }
     }
 }

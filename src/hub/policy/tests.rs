@@ -4,10 +4,11 @@ use futures_util::FutureExt as _;
 use http::HeaderMap;
 
 use super::*;
-use crate::hub::authn::Impersonated;
+use crate::hub::authn::{Impersonated, Voucher};
 
 fn asked(user: &str, cluster: &str) -> Asked {
-    let impersonation = Impersonated { groups: Vec::new(), headers: HeaderMap::new() };
+    let impersonation =
+        Impersonated { groups: Vec::new(), headers: HeaderMap::new(), by: Voucher::Hub };
     Asked {
         identity: Arc::new(Identity {
             user: user.to_owned(),

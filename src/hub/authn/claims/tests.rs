@@ -43,7 +43,7 @@ fn run(payload: &[u8], config: &AuthnConfig) -> Result<Subject, AuthnError> {
         ["https://kubernetes.default.svc".to_owned()],
     );
     let accepted = Accepted { issuers: &issuers, audiences: &audiences };
-    check(payload, accepted, config, at(NOW))
+    check(payload, accepted, config, moment(NOW))
 }
 
 fn outcome(claims: &Value) -> Result<Subject, AuthnError> {
@@ -58,7 +58,7 @@ fn refusal(claims: &Value) -> Option<AuthnError> {
 fn a_bound_token_is_its_service_account() {
     let subject = outcome(&good()).unwrap();
     assert_eq!(subject.user, "system:serviceaccount:apps:reader");
-    assert_eq!(subject.expires, Some(at(NOW + 661)));
+    assert_eq!(subject.expires, Some(moment(NOW + 661)));
     assert_eq!(subject.account_uid.as_deref(), Some("u"));
     assert!(subject.bound, "it names a Pod and a Node");
     let unbound = with(|claims| {

@@ -1,6 +1,9 @@
 //! When key sets are read, what of it is stored, and what is counted.
 
 use super::*;
+use tokio::time::Instant;
+
+use crate::hub::authn::decide::REFUSED_AFTER;
 use crate::state::Document;
 
 async fn stored(world: &World) -> serde_json::Value {
