@@ -30,16 +30,30 @@ impl Fleet {
     /// Starts all of it and waits until kubectl is served; says that `test` is skipped where there
     /// is no kubectl.
     pub(crate) async fn start(test: &str) -> Option<Self> {
-        Self::build(test, false, Apis::Embedded).await
+        Self::build(test, false, Apis::Embedded, |_| Vec::new()).await
     }
 
     /// The same on API servers of a kind, with one for the hub's own cluster, where the hub publishes
     /// itself.
     pub(crate) async fn on(test: &str, apis: Apis) -> Option<Self> {
-        Self::build(test, true, apis).await
+        Self::with(test, apis, |_| Vec::new()).await
     }
 
-    async fn build(test: &str, hub_api: bool, kind: Apis) -> Option<Self> {
+    /// The same, and further flags of the hub, whose files are written into its directory first.
+    pub(crate) async fn with(
+        test: &str,
+        apis: Apis,
+        flags: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Option<Self> {
+        Self::build(test, true, apis, flags).await
+    }
+
+    async fn build(
+        test: &str,
+        hub_api: bool,
+        kind: Apis,
+        flags: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path();
         let file = |cluster| directory.join(format!("{cluster}.user.kubeconfig"));
@@ -49,6 +63,7 @@ impl Fleet {
         let names = hub_api.then_some("hub").into_iter().chain(CLUSTERS);
         let apis = join_all(names.map(|name| kind.start(directory, name))).await;
         addresses.hub_api = hub_api.then_some("hub.api/kubeconfig");
+        addresses.flags = flags(directory);
         let mut hub = run_hub(directory, &addresses);
         hub.wait_for("listening", PATIENCE).await;
         let mut agents = Vec::new();
@@ -124,6 +139,8 @@ pub(crate) struct Addresses {
     pub(crate) admin: String,
     /// Kubeconfig of the hub's own API server.
     hub_api: Option<&'static str>,
+    /// Of the hub, beside these.
+    flags: Vec<String>,
 }
 
 /// Makes the state of a hub and starts it.
@@ -135,11 +152,11 @@ pub(crate) fn start_hub(directory: &Path) -> (Process, Addresses) {
 fn init_hub(directory: &Path) -> Addresses {
     let [user, agents, admin] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
     run(directory, &["pki", "init", "--dir", "hub", "--name", "localhost", "--name", "127.0.0.1"]);
-    Addresses { user, agents, admin, hub_api: None }
+    Addresses { user, agents, admin, hub_api: None, flags: Vec::new() }
 }
 
 fn run_hub(directory: &Path, addresses: &Addresses) -> Process {
-    let Addresses { user, agents, admin, hub_api } = addresses;
+    let Addresses { user, agents, admin, hub_api, flags } = addresses;
     #[rustfmt::skip]
     let mut args = vec![
         "hub", "--dir", "hub", "--listen", user, "--agent-listen", agents,
@@ -149,6 +166,7 @@ fn run_hub(directory: &Path, addresses: &Addresses) -> Process {
     if let Some(kubeconfig) = hub_api {
         args.extend(["--hub-kubeconfig", kubeconfig, "--publish-url", &url]);
     }
+    args.extend(flags.iter().map(String::as_str));
     Process::start("hub", directory, &args)
 }
 

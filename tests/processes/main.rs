@@ -12,6 +12,7 @@ mod credential;
 mod debug;
 mod descriptors;
 mod fleet;
+mod identities;
 mod memory;
 mod observed;
 mod outages;

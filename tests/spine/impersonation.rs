@@ -236,7 +236,7 @@ async fn the_owner_of_a_spoke_can_turn_identities_of_the_hub_away() {
     let client = world.client();
     let hub = world.fleet.hub.addresses.agents;
     assert_eq!(client.get("/c1/version").await.status, 200);
-    for rule in [None, Some(ImpersonationRule::new("cluster:other:").unwrap())] {
+    for rule in [None, Some(ImpersonationRule::new(vec!["cluster:other:".to_owned()]).unwrap())] {
         world.spoke.kill_agent();
         world.fleet.hub.wait_tunnels("c1", 0, PATIENCE).await;
         let directory = &world.spoke.directory;

@@ -19,6 +19,7 @@ mod limits;
 #[cfg(feature = "sandbox")]
 mod live;
 mod observed;
+mod oidc;
 mod outages;
 mod refusals;
 mod replicas;

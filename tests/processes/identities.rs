@@ -1,0 +1,151 @@
+//! Everybody whom a hub lets in, as kubectl shows them, and what the RBAC of a cluster makes of them:
+//! one suite on in-memory and on real API servers.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::apis::Apis;
+use crate::fleet::Fleet;
+use crate::support::issuer::{CLIENT, Issuer};
+use crate::support::process::{Kubectl, text};
+use crate::support::{PATIENCE, eventually};
+
+#[tokio::test]
+async fn before_embedded_api_servers() {
+    identities("before_embedded_api_servers", Apis::Embedded).await;
+}
+
+#[tokio::test]
+async fn before_real_api_servers() {
+    let test = "before_real_api_servers";
+    let Some(apis) = Apis::real(test) else { return };
+    identities(test, apis).await;
+}
+
+async fn identities(test: &str, apis: Apis) {
+    let issuer = Issuer::start().await;
+    let flags = |directory: &Path| configure(directory, &issuer);
+    let Some(mut fleet) = Fleet::with(test, apis, flags).await else { return };
+    let hub = fleet.admin("hub");
+    hub.run(&["create", "namespace", "ops"]);
+    hub.run(&["create", "serviceaccount", "deployer", "--namespace", "ops"]);
+    let token = hub.run(&["create", "token", "deployer", "--namespace", "ops"]);
+    for (name, subject) in [("deployer", format!("--user={DEPLOYER}")), ("dev", DEV.to_owned())] {
+        let args = ["create", "clusterrolebinding", name, "--clusterrole=cluster-readers"];
+        fleet.admin("c1").run(&[&args[..], &[&subject]].concat());
+    }
+    let args = ["create", "clusterrole", "cluster-readers", "--verb=get,list,watch"];
+    fleet.admin("c1").run(&[&args[..], &["--resource=pods,configmaps"]].concat());
+    let (c1, c2) = (fleet.kubectl("c1"), fleet.kubectl("c2"));
+
+    // A ServiceAccount of the hub's own cluster.
+    let deployer = As(format!("--token={}", token.trim()));
+    let me = deployer.whoami(c1).await;
+    assert_eq!(me["username"], DEPLOYER);
+    assert!(me["uid"].as_str().unwrap().starts_with("cluster:hub:"), "{me}");
+    assert!(groups(&me).contains(&"cluster:hub:system:serviceaccounts:ops"), "{me}");
+    let extra = me["extra"].as_object().unwrap();
+    assert!(extra.keys().all(|key| key.starts_with("cluster-proxy/hub/")), "{me}");
+    deployer.does(c1, &["get", "pods"]);
+    deployer.is_refused(c1, &["get", "secrets"], "cannot list resource");
+    deployer.is_refused(c2, &["get", "pods"], "no rule of the hub's policy");
+    deployer.is_refused(c1, &["get", "pods", "--as=jane"], "cannot impersonate others");
+
+    // A user of an issuer, by a group.
+    let jane = |issuer: &Issuer| {
+        As(format!("--token={}", issuer.token("jane", 600, &json!({"groups": ["dev"]}))))
+    };
+    let me = jane(&issuer).whoami(c1).await;
+    assert_eq!(me["username"], "cluster:oidc:jane");
+    assert_eq!(groups(&me), ["cluster:oidc:dev", "system:authenticated"]);
+    jane(&issuer).does(c1, &["get", "pods"]);
+    jane(&issuer).is_refused(c1, &["get", "secrets"], "cannot list resource");
+    jane(&issuer).is_refused(c2, &["get", "pods"], "cannot list resource");
+    jane(&issuer).is_refused(c1, &["get", "pods", "--as=joe"], "cannot impersonate others");
+    let stranger = issuer.token("jane", -3600, &json!({"groups": ["dev"]}));
+    As(format!("--token={stranger}")).is_refused(c1, &["get", "pods"], "Unauthorized");
+    issuer.rotate();
+    jane(&issuer).whoami(c1).await;
+
+    // An account of the cluster itself, whose RBAC lets it be others.
+    let me: Value = serde_json::from_str(&c1.run(&WHOAMI)).unwrap();
+    let name = me["status"]["userInfo"]["username"].as_str().unwrap().to_owned();
+    assert!(name.starts_with("system:serviceaccount:"), "{me}");
+    let other = c1.run(&[&WHOAMI[..], &["--as=jane"]].concat());
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(other["status"]["userInfo"]["username"], "jane");
+    let own = std::fs::read_to_string(fleet.directory().join("c2.api/tokens/test")).unwrap();
+    let elsewhere = As(format!("--token={}", own.trim()));
+    elsewhere.does(c2, &["get", "pods"]);
+    elsewhere.is_refused(c1, &["get", "pods"], "Unauthorized");
+    fleet.stop().await;
+}
+
+/// Somebody else than the kubeconfig's user.
+struct As(String);
+
+// === impl As ===
+
+impl As {
+    /// Who the cluster says that they are, as soon as it says so: the hub reads keys and agents
+    /// report themselves in their own time.
+    async fn whoami(&self, cluster: &Kubectl) -> Value {
+        let said = eventually("they are let in", PATIENCE, || {
+            let output = cluster.output(&[&WHOAMI[..], &[self.0.as_str()]].concat());
+            async move { output.status.success().then_some(output.stdout) }
+        });
+        let said: Value = serde_json::from_slice(&said.await).unwrap();
+        said["status"]["userInfo"].clone()
+    }
+
+    fn does(&self, cluster: &Kubectl, args: &[&str]) {
+        cluster.run(&[args, &[self.0.as_str()]].concat());
+    }
+
+    fn is_refused(&self, cluster: &Kubectl, args: &[&str], why: &str) {
+        let output = cluster.output(&[args, &[self.0.as_str()]].concat());
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(why), "{args:?}: {said}");
+    }
+}
+
+/// Writes a policy and a list of issuers; the flags that name them.
+fn configure(directory: &Path, issuer: &Issuer) -> Vec<String> {
+    let policy = json!({"rules": [
+        {"users": [DEPLOYER], "clusters": ["c1"]},
+        // Who may not even read what there is gets no message out of kubectl.
+        {"users": [DEPLOYER], "clusters": ["c2"], "nonResourceURLs": ["/api*", "/version"]},
+        {"groups": ["cluster:oidc:dev"], "clusters": ["*"]},
+    ]});
+    let issuers = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "jwt": [{
+            "issuer": {
+                "url": issuer.url, "audiences": [CLIENT], "certificateAuthority": issuer.ca_pem,
+            },
+            "claimMappings": {
+                "username": {"claim": "sub", "prefix": "cluster:oidc:"},
+                "groups": {"claim": "groups", "prefix": "cluster:oidc:"},
+            },
+        }],
+    });
+    let mut flags = Vec::new();
+    for (flag, file, content) in
+        [("--policy", "policy.json", policy), ("--authentication-config", "issuers.json", issuers)]
+    {
+        std::fs::write(directory.join(file), content.to_string()).unwrap();
+        flags.extend([flag.to_owned(), file.to_owned()]);
+    }
+    flags
+}
+
+fn groups(user: &Value) -> Vec<&str> {
+    user["groups"].as_array().unwrap().iter().flat_map(Value::as_str).collect()
+}
+
+const WHOAMI: [&str; 4] = ["auth", "whoami", "-o", "json"];
+
+const DEPLOYER: &str = "cluster:hub:system:serviceaccount:ops:deployer";
+
+const DEV: &str = "--group=cluster:oidc:dev";
