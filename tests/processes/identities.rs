@@ -2,6 +2,7 @@
 //! one suite on in-memory and on real API servers.
 
 use std::path::Path;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
@@ -21,6 +22,46 @@ async fn before_real_api_servers() {
     let test = "before_real_api_servers";
     let Some(apis) = Apis::real(test) else { return };
     identities(test, apis).await;
+}
+
+/// RBAC that lets the agent speak for others only where they read, whatever they may do themselves:
+/// constrained impersonation (KEP-5284).
+#[tokio::test]
+async fn an_agent_with_constrained_impersonation_only_reads_for_others() {
+    let test = "an_agent_with_constrained_impersonation_only_reads_for_others";
+    let Some(apis) = Apis::real(test) else { return };
+    let issuer = Issuer::start().await;
+    let flags = |directory: &Path| configure(directory, &issuer);
+    let Some(mut fleet) = Fleet::with(test, apis, flags).await else { return };
+    let (admin, c1) = (fleet.admin("c1"), fleet.kubectl("c1"));
+    let role = ["create", "clusterrole", "cluster-writers", "--verb=get,list,watch,create"];
+    admin.run(&[&role[..], &["--resource=pods,configmaps"]].concat());
+    admin.run(&["create", "clusterrolebinding", "dev", "--clusterrole=cluster-writers", DEV]);
+    let jane = issuer.token("jane", 600, &json!({"groups": ["dev"]}));
+    let jane = As(format!("--token={jane}"));
+    let create = |name| ["create", "configmap", name];
+    jane.whoami(c1).await;
+    jane.does(c1, &create("before"));
+
+    let patch = r#"[{"op": "test", "path": "/rules/4/verbs/0", "value": "impersonate"},
+        {"op": "test", "path": "/rules/5/verbs/0", "value": "impersonate"},
+        {"op": "remove", "path": "/rules/5"}, {"op": "remove", "path": "/rules/4"}]"#;
+    admin.run(&["patch", "clusterrole", "cluster-proxy-agent", "--type=json", "--patch", patch]);
+    // What an API server has allowed a moment ago it may allow again.
+    eventually("nobody is impersonated", PATIENCE, || {
+        let refused = text(&jane.output(c1, &["get", "pods"]));
+        let refused = refused.contains("(Forbidden)");
+        async move { refused.then_some(()) }
+    })
+    .await;
+    admin.run(&["apply", "--filename", CONSTRAINED]);
+    let me = jane.whoami(c1).await;
+    assert_eq!(me["username"], "cluster:oidc:jane");
+    jane.does(c1, &["get", "configmap", "before"]);
+    jane.does(c1, &["auth", "can-i", "create", "configmaps"]);
+    jane.is_refused(c1, &create("after"), "impersonate-on:user-info:create");
+    jane.is_refused(c1, &["get", "secrets"], "cannot list resource");
+    fleet.stop().await;
 }
 
 async fn identities(test: &str, apis: Apis) {
@@ -99,12 +140,16 @@ impl As {
         said["status"]["userInfo"].clone()
     }
 
+    fn output(&self, cluster: &Kubectl, args: &[&str]) -> Output {
+        cluster.output(&[args, &[self.0.as_str()]].concat())
+    }
+
     fn does(&self, cluster: &Kubectl, args: &[&str]) {
         cluster.run(&[args, &[self.0.as_str()]].concat());
     }
 
     fn is_refused(&self, cluster: &Kubectl, args: &[&str], why: &str) {
-        let output = cluster.output(&[args, &[self.0.as_str()]].concat());
+        let output = self.output(cluster, args);
         let said = text(&output);
         assert!(!output.status.success() && said.contains(why), "{args:?}: {said}");
     }
@@ -147,5 +192,8 @@ fn groups(user: &Value) -> Vec<&str> {
 const WHOAMI: [&str; 4] = ["auth", "whoami", "-o", "json"];
 
 const DEPLOYER: &str = "cluster:hub:system:serviceaccount:ops:deployer";
+
+const CONSTRAINED: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/agent-impersonation-constrained.yaml");
 
 const DEV: &str = "--group=cluster:oidc:dev";
