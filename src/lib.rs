@@ -16,7 +16,7 @@
 //! | 5 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 4 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
 //! | 3 | [`accounts`], [`inventory`], [`credential`] | controllers of objects on the hub's API server, and the exec plugin; none knows the hub, nor another |
-//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop |
+//! | 2 | [`tunnel`], [`pki`], [`state`], [`kubernetes`], [`listen`], [`hop`], [`egress`] | the wire between the two; certificates; what must survive a restart; API server access; guards of listeners; headers of one hop; the way out to a hub |
 //! | 1 | [`fleet`], [`name`], [`hash`], [`drain`], [`percent`], [`shares`], [`telemetry`] | the vocabulary everything shares |
 //!
 //! `tunnel` knows neither TLS nor Kubernetes: it takes a finished byte stream. `pki` is the only
@@ -28,6 +28,7 @@ pub mod agent;
 pub mod cli;
 pub mod credential;
 pub mod drain;
+pub mod egress;
 pub mod fleet;
 pub mod hash;
 pub mod hop;

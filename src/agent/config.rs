@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::impersonation::ImpersonationRule;
+use crate::egress::Egress;
 
 /// Configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
     /// Hub's agent listeners, `host:port`. Tunnels go to every address of every name.
     pub hub: Vec<String>,
+    /// How they are reached.
+    pub egress: Egress,
     /// Folder with `agent.key`, `agent.crt`, `hub-ca.crt`, written by `join`.
     pub directory: PathBuf,
     /// Kubeconfig of the local API server; in-cluster configuration when `None`.

@@ -120,6 +120,7 @@ impl Agent {
         let (renewed, renewals) = watch::channel(0);
         let renewal = renewal::keep_valid(
             parts.config.hub.clone(),
+            parts.config.egress.clone(),
             parts.credentials.clone(),
             renewed.clone(),
             parts.metrics.clone(),
@@ -132,6 +133,7 @@ impl Agent {
         );
         let dialer = Arc::new(Dialer {
             hubs: parts.config.hub.clone(),
+            egress: parts.config.egress.clone(),
             tunnels: parts.config.tunnels,
             credentials: parts.credentials.clone(),
             settings: Settings::default(),

@@ -1,6 +1,5 @@
 //! Keeps the agent's certificate valid.
 
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -8,12 +7,14 @@ use tokio::sync::watch;
 use super::backoff::Backoff;
 use super::dial;
 use super::metrics::Metrics;
+use crate::egress::{Egress, EgressError};
 use crate::pki::credentials::{AgentCredentials, JoinError};
 
 /// Renews whenever it is time, an expired certificate at once; never returns. `renewed` counts the
 /// successes: tunnels change over when it does.
 pub(super) async fn keep_valid(
     hubs: Vec<String>,
+    egress: Egress,
     credentials: AgentCredentials,
     renewed: watch::Sender<u64>,
     metrics: Metrics,
@@ -25,7 +26,7 @@ pub(super) async fn keep_valid(
             credentials.renew_at()
         })
         .await;
-        match renew(&hubs, &credentials).await {
+        match renew(&hubs, &egress, &credentials).await {
             Ok(()) => {
                 backoff.reset();
                 tracing::info!("the certificate was renewed");
@@ -84,10 +85,14 @@ async fn wait_until(at: impl Fn() -> SystemTime) {
 }
 
 /// Asks the hubs one after the other; the last failure tells.
-async fn renew(hubs: &[String], credentials: &AgentCredentials) -> Result<(), RenewError> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "no hub address").into();
+async fn renew(
+    hubs: &[String],
+    egress: &Egress,
+    credentials: &AgentCredentials,
+) -> Result<(), RenewError> {
+    let mut failure = RenewError::NoHub;
     for hub in hubs {
-        let targets = match dial::resolve(hub).await {
+        let targets = match dial::resolve(egress, hub).await {
             Ok(targets) => targets,
             Err(error) => {
                 failure = error.into();
@@ -96,13 +101,13 @@ async fn renew(hubs: &[String], credentials: &AgentCredentials) -> Result<(), Re
         };
         for target in targets {
             let attempt = async {
-                let io = dial::connect(&target).await?;
+                let io = dial::connect(egress, &target).await?;
                 credentials.renew(&target.host, io).await.map_err(RenewError::from)
             };
             match tokio::time::timeout(DEADLINE, attempt).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => failure = error,
-                Err(late) => failure = io::Error::from(late).into(),
+                Err(_) => failure = RenewError::Slow,
             }
         }
     }
@@ -111,8 +116,12 @@ async fn renew(hubs: &[String], credentials: &AgentCredentials) -> Result<(), Re
 
 #[derive(Debug, thiserror::Error)]
 enum RenewError {
+    #[error("no hub has an address")]
+    NoHub,
     #[error("the hub cannot be reached: {0}")]
-    Io(#[from] io::Error),
+    Unreachable(#[from] EgressError),
+    #[error("the hub gave no answer within {DEADLINE:?}")]
+    Slow,
     #[error(transparent)]
     Join(#[from] JoinError),
 }

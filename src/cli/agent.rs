@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::egress::EgressArgs;
 use crate::agent::{Agent, AgentConfig, ImpersonationRule};
 use crate::drain::Drain;
 
@@ -21,6 +22,9 @@ pub(crate) struct AgentArgs {
     /// Folder with this agent's key and certificate, written by `join`
     #[arg(long, env = "CLUSTER_PROXY_DIR", value_name = "DIR", default_value = "agent")]
     dir: PathBuf,
+
+    #[command(flatten)]
+    egress: EgressArgs,
 
     /// Kubeconfig of this cluster's API server [default: the pod's own service account]
     ///
@@ -106,6 +110,7 @@ impl AgentArgs {
         }
         Ok(AgentConfig {
             hub: self.hub,
+            egress: self.egress.read()?,
             directory: self.dir,
             kubeconfig: self.kubeconfig,
             tunnels: usize::from(self.tunnels),

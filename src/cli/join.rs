@@ -10,10 +10,11 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
-use tokio::net::TcpStream;
 
+use super::egress::EgressArgs;
 use super::state::StateArgs;
 use super::{Output, print};
+use crate::egress::{Egress, EgressError, Leg};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
 use crate::pki::token::{MAX_LIFE, Token};
@@ -64,6 +65,8 @@ enum JoinCommand {
         /// Folder for the agent's key and certificate
         #[arg(long, value_name = "DIR", default_value = "agent")]
         dir: PathBuf,
+        #[command(flatten)]
+        egress: EgressArgs,
     },
 }
 
@@ -89,14 +92,9 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
             let state = home.open()?;
             token(&state, cluster, hub, ttl, hub_itself, output).await?;
         }
-        JoinCommand::Enrol { hub, token, ca_hash, dir } => {
+        JoinCommand::Enrol { hub, token, ca_hash, dir, egress } => {
             let (host, port) = address(&hub)?;
-            let dial = tokio::time::timeout(DIAL, TcpStream::connect((host.as_str(), port)));
-            let stream = dial
-                .await
-                .map_err(anyhow::Error::from)
-                .and_then(|dialled| Ok(dialled?))
-                .with_context(|| format!("--hub {hub}: cannot connect"))?;
+            let stream = dial(&egress.read()?, &host, port).await?;
             let cluster = credentials::enrol(&host, stream, &token, &ca_hash, dir.clone()).await?;
             print(&format!(
                 "enrolled {cluster}. Start its agent with:\n\
@@ -167,6 +165,18 @@ async fn token(
     Ok(())
 }
 
+/// Connects to the first address that answers.
+async fn dial(egress: &Egress, host: &str, port: u16) -> Result<Leg, EgressError> {
+    let mut failure = None;
+    for target in egress.resolve(host, port).await? {
+        match egress.connect(&target).await {
+            Ok(leg) => return Ok(leg),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| EgressError::Config(format!("{host} has no address"))))
+}
+
 /// Host and port of `text`; the port of agents when there is none.
 fn address(text: &str) -> anyhow::Result<(String, u16)> {
     let invalid = || format!("--hub {text}: give HOST or HOST:PORT, an IPv6 address as [::1]:8091");
@@ -199,9 +209,6 @@ fn guess(names: &[String]) -> String {
 
 /// The hub's default for agents.
 const AGENTS_PORT: u16 = 8091;
-
-/// For name resolution and the TCP handshake.
-const DIAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ mod agent;
 mod auth;
 mod clusters;
 mod credential;
+mod egress;
 mod hub;
 mod join;
 mod kubeconfig;

@@ -90,15 +90,19 @@ impl AgentCredentials {
 
     /// Mutual TLS handshake for a tunnel (ALPN tunnel, TLS 1.3). `host` is the name dialled. Has no
     /// deadline of its own.
+    ///
+    /// # Errors
+    /// Those of a handshake: what is wrong with the hub's certificate, or that it is no hub.
     pub async fn connect<IO: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
         io: IO,
-    ) -> io::Result<ClientStream<IO>> {
+    ) -> Result<ClientStream<IO>, JoinError> {
         let config = self.current.load().tunnel.clone();
-        let stream = tls::connect(&config, host, io).await?;
+        let failed = |error| JoinError::handshake(host, error, None);
+        let stream = tls::connect(&config, host, io).await.map_err(failed)?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN_TUNNEL) {
-            return Err(tls::invalid("the server is not the agent listener of a hub"));
+            return Err(failed(tls::invalid("the server is not the agent listener of a hub")));
         }
         Ok(stream)
     }

@@ -169,3 +169,26 @@ impl JoinError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError as Bad;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_has_its_remedy() {
+        for (bad, remedy) in [
+            (Bad::Expired, "check the clock"),
+            (Bad::NotValidYet, "check the clock"),
+            (Bad::NotValidForName, "dial a name it has"),
+            (Bad::UnknownIssuer, "enrol it again"),
+            (Bad::Revoked, "--hub takes the hub's agent listener"),
+        ] {
+            let error = rustls::Error::InvalidCertificate(bad.clone());
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            let said = JoinError::handshake("hub.example", error, None).to_string();
+            assert!(said.contains(remedy) && said.contains("hub.example"), "{bad:?}: {said}");
+        }
+    }
+}

@@ -101,7 +101,7 @@ impl Fixture {
     pub(super) async fn tunnel(&self, agent: &AgentCredentials) -> std::io::Result<ClusterName> {
         let (near, far) = tokio::io::duplex(64 << 10);
         let (near, far) = tokio::join!(agent.connect("hub", near), self.serving.dock.accept(far));
-        near?;
+        near.map_err(std::io::Error::other)?;
         match far? {
             Arrival::Tunnel { certificate, .. } => Ok(certificate.cluster),
             Arrival::Join(_) => panic!("a tunnel was asked for"),

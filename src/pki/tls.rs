@@ -238,7 +238,7 @@ pub(super) fn certificate_error(error: &io::Error) -> Option<&rustls::Certificat
 
 /// Whether [`connect`] failed because none of the authorities that the client knows signed the
 /// server's certificate.
-pub fn is_unknown_authority(error: &io::Error) -> bool {
+pub(super) fn is_unknown_authority(error: &io::Error) -> bool {
     use rustls::CertificateError::{BadSignature, UnknownIssuer};
     // The second where a new authority has the name of an old one.
     matches!(certificate_error(error), Some(UnknownIssuer | BadSignature))

@@ -12,6 +12,7 @@ use super::folder::Folder;
 use super::hub::{Hub, loopback};
 use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision, visitor};
 use crate::agent::{Agent, AgentConfig, ImpersonationRule};
+use crate::egress::Egress;
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -49,6 +50,7 @@ impl Cluster {
         let failed = |cluster: ClusterName| move |source| SandboxError::Agent { cluster, source };
         let agent = Agent::build(AgentConfig {
             hub: vec![hub.to_string()],
+            egress: Egress::default(),
             directory,
             kubeconfig: Some(kubeconfig),
             tunnels: TUNNELS,

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use cluster_proxy::agent::{Agent, AgentConfig, ImpersonationRule};
 use cluster_proxy::drain::Drain;
+use cluster_proxy::egress::Egress;
 use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls::{self, ClientStream};
@@ -163,6 +164,7 @@ fn is_of(target: &str, case: &str) -> bool {
 pub(crate) fn run_agent(hub: SocketAddr, directory: &Path) -> Part {
     let config = AgentConfig {
         hub: vec![format!("localhost:{}", hub.port())],
+        egress: Egress::default(),
         directory: directory.to_owned(),
         kubeconfig: Some(directory.join("kubeconfig")),
         tunnels: 1,

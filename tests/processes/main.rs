@@ -11,6 +11,7 @@ mod consumers;
 mod credential;
 mod debug;
 mod descriptors;
+mod egress;
 mod fleet;
 mod identities;
 mod memory;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cluster_proxy::agent::{Agent, AgentConfig, ImpersonationRule};
 use cluster_proxy::drain::Drain;
+use cluster_proxy::egress::Egress;
 
 use super::part::Part;
 
@@ -34,6 +35,7 @@ impl RunningAgent {
         let drain = Drain::new();
         let config = AgentConfig {
             hub: vec![format!("localhost:{}", hub.port())],
+            egress: Egress::default(),
             directory: directory.to_owned(),
             kubeconfig: Some(directory.join("kubeconfig")),
             tunnels: 2,

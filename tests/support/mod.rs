@@ -21,6 +21,7 @@ pub(crate) mod load;
 pub(crate) mod part;
 pub(crate) mod process;
 pub(crate) mod processes;
+pub(crate) mod proxy;
 pub(crate) mod session;
 pub(crate) mod token;
 

@@ -173,7 +173,8 @@ pub(crate) fn text(output: &Output) -> String {
     )
 }
 
-fn command(directory: &Path, args: &[&str]) -> Command {
+/// `cluster-proxy ARGS` in `directory` and an environment of nothing, not started.
+pub(crate) fn command(directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cluster-proxy"));
     command.args(args).current_dir(directory).env_clear().env("RUST_LOG", "info");
     command.stdin(Stdio::null());

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::tunnel::{Failure, Tunnel, ended};
 use super::{Dialer, Hub};
 use crate::agent::backoff::Backoff;
-use crate::agent::dial::Target;
 use crate::agent::metrics::Reconnect;
 use crate::agent::renewal;
+use crate::egress::Target;
 use crate::tunnel::opener::TunnelEnd;
 
 /// Why a living tunnel is looked at again.
@@ -141,22 +141,22 @@ impl Dialer {
         target: &Target,
         backoff: &mut Backoff,
     ) -> Duration {
-        let address = target.address;
+        let address = target.to_string();
         match failure {
-            Failure::Unreachable(_) | Failure::NoTls(_) => {
+            Failure::Unreachable(_) | Failure::NoTls(_) | Failure::Slow => {
                 self.metrics.reconnect(Reconnect::Unreachable);
-                tracing::warn!(%address, %failure, "no tunnel to the hub");
+                tracing::warn!(address, %failure, "no tunnel to the hub");
                 backoff.after_failure()
             }
             Failure::UnknownAuthority(_) => {
                 self.metrics.reconnect(Reconnect::UnknownAuthority);
-                tracing::error!(%address, %failure, "no tunnel to the hub");
+                tracing::error!(address, %failure, "no tunnel to the hub");
                 backoff.after_refusal()
             }
             Failure::Refused(_) | Failure::Silent => {
                 self.metrics.reconnect(Reconnect::Refused);
                 tracing::error!(
-                    %address,
+                    address,
                     %failure,
                     "no tunnel to the hub; if this goes on, see whether this cluster is enrolled \
                      (`cluster-proxy clusters list` on the hub), and enrol it again if it was \
@@ -165,7 +165,7 @@ impl Dialer {
                 backoff.after_refusal()
             }
             Failure::Surplus(replica) => {
-                tracing::debug!(%address, replica, "one address more of a replica that we know");
+                tracing::debug!(address, replica, "one address more of a replica that we know");
                 SURPLUS_PAUSE
             }
         }

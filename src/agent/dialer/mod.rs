@@ -15,17 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::coverage::Coverage;
-use super::dial::{self, Target};
+use super::dial;
 use super::metrics::Metrics;
 use super::presence::Presence;
 use super::serve::Service;
 use crate::drain::Drain;
+use crate::egress::{Egress, Target};
 use crate::pki::credentials::AgentCredentials;
 use crate::tunnel::settings::Settings;
 
 /// What every tunnel of an agent is made with.
 pub(super) struct Dialer {
     pub(super) hubs: Vec<String>,
+    pub(super) egress: Egress,
     /// To each replica.
     pub(super) tunnels: usize,
     pub(super) credentials: AgentCredentials,
@@ -91,14 +93,14 @@ impl Dialer {
         let mut found = Vec::new();
         let mut complete = true;
         for hub in hubs {
-            match dial::resolve(&hub.name).await {
+            match dial::resolve(&self.egress, &hub.name).await {
                 Ok(targets) => {
                     *hub.targets() = targets.clone();
                     found.extend(targets.into_iter().map(|target| (hub, target)));
                 }
                 Err(error) => {
                     complete = false;
-                    tracing::warn!(%error, hub = hub.name, "the hub's name cannot be resolved");
+                    tracing::warn!(%error, hub = hub.name, "no way to the hub");
                 }
             }
         }

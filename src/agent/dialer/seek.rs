@@ -43,7 +43,7 @@ impl Dialer {
             };
             let Some(target) = hub.target(turn) else { continue };
             turn += 1;
-            tracing::debug!(missing = missing.replica, address = %target.address, "looking for a replica");
+            tracing::debug!(missing = missing.replica, address = %target, "looking for a replica");
             let established = tokio::select! {
                 established = self.establish(&hub, &target, None) => established,
                 () = self.drain.stopping() => break,

@@ -1,6 +1,5 @@
 //! One tunnel to a hub, from the first packet to the goodbye.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +8,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Dialer, Hub};
-use crate::agent::dial::{self, Target};
+use crate::agent::dial;
 use crate::agent::link::{Greeting, Link};
 use crate::agent::presence::{Limit, Place};
 use crate::agent::serve::TunnelHandler;
+use crate::egress::{EgressError, Target};
 use crate::pki::credentials::JoinError;
-use crate::pki::tls;
 use crate::tunnel::opener::TunnelEnd;
 use crate::tunnel::server;
 
@@ -34,8 +33,10 @@ pub(super) struct Tunnel {
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("cannot connect: {0}")]
-    Unreachable(#[from] io::Error),
+    #[error(transparent)]
+    Unreachable(#[from] EgressError),
+    #[error("no TLS session within {HANDSHAKE_DEADLINE:?}")]
+    Slow,
     /// Something answered that takes no tunnels, or no TLS.
     #[error("{0}")]
     NoTls(JoinError),
@@ -63,15 +64,15 @@ impl Dialer {
         instead_of: Option<&Tunnel>,
     ) -> Result<Tunnel, Failure> {
         self.valid_certificate().await;
-        let tcp = dial::connect(target).await?;
+        let tcp = dial::connect(&self.egress, target).await?;
         // Before the certificate is taken: one that is renewed from here on is news to this tunnel.
         let mut renewed = self.renewed.clone();
         renewed.mark_unchanged();
         let handshake = self.credentials.connect(&target.host, tcp);
         let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake)
             .await
-            .map_err(io::Error::from)?
-            .map_err(|error| Failure::of_handshake(&target.host, error))?;
+            .map_err(|_| Failure::Slow)?
+            .map_err(Failure::of_handshake)?;
         let instead_of = instead_of.map(|old| old.replica.clone());
         let mut tunnel = self.serve(stream, renewed, Limit { tunnels: self.tunnels, instead_of });
         let mut greeting = tunnel.link.greeting.subscribe();
@@ -158,12 +159,11 @@ impl Dialer {
 // === impl Failure ===
 
 impl Failure {
-    fn of_handshake(host: &str, error: io::Error) -> Self {
-        let host = host.to_owned();
-        if tls::is_unknown_authority(&error) {
-            return Self::UnknownAuthority(JoinError::UnknownAuthority { host });
+    fn of_handshake(error: JoinError) -> Self {
+        match error {
+            JoinError::UnknownAuthority { .. } => Self::UnknownAuthority(error),
+            error => Self::NoTls(error),
         }
-        Self::NoTls(JoinError::Handshake { host, source: error })
     }
 }
 

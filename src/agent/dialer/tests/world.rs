@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::*;
 use crate::agent::testing::Stub;
 use crate::agent::{Agent, AgentConfig, ImpersonationRule};
+use crate::egress::Egress;
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
 use crate::pki::join::JoinService;
@@ -93,6 +94,7 @@ impl World {
     pub(super) async fn agent(&self, hub: &Hub) -> Running {
         let config = AgentConfig {
             hub: vec![hub.address.to_string()],
+            egress: Egress::default(),
             directory: self.agent_folder(),
             kubeconfig: Some(self.kubeconfig.path().into()),
             tunnels: 2,
