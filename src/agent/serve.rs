@@ -109,7 +109,7 @@ impl TunnelHandler {
             Some(Mode::Impersonate) => {
                 self.service.forward(Mode::Impersonate, request, responder).await
             }
-            None => refuse(responder, Fault::Refused),
+            Some(Mode::Service) | None => refuse(responder, Fault::Refused),
         }
     }
 }
@@ -167,7 +167,8 @@ impl Service {
     fn clean(&self, mode: Mode, headers: &mut HeaderMap) -> Result<(), headers::NotExactlyOne> {
         let token = || self.accesses.current().token.header();
         match mode {
-            Mode::Caller => return headers::as_caller(headers),
+            // Never with a token of ours.
+            Mode::Caller | Mode::Service => return headers::as_caller(headers),
             Mode::Impersonate => headers::as_impersonator(headers, token()),
             Mode::Agent | Mode::Tunnel => headers::as_agent(headers, token()),
         }

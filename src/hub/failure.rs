@@ -152,7 +152,12 @@ impl Failure {
             Self::Reset { .. } => Hop::Agent,
             Self::Fault { fault, .. } => match fault {
                 Fault::Unreachable | Fault::Interrupted | Fault::BadAnswer => Hop::ApiServer,
-                Fault::AgentRefused | Fault::Refused | Fault::NotImpersonated => Hop::Agent,
+                Fault::AgentRefused
+                | Fault::Refused
+                | Fault::NotImpersonated
+                | Fault::ServiceRefused
+                | Fault::NoService
+                | Fault::ServiceUnreachable => Hop::Agent,
             },
             Self::HeadTimeout { .. } => Hop::ApiServer,
         }
@@ -208,6 +213,9 @@ fn fault_text(fault: &Fault, cluster: &ClusterName) -> String {
             "was refused by its API server: check the agent's own ServiceAccount token and RBAC"
         }
         Fault::Refused => "refuses this kind of request",
+        Fault::ServiceRefused | Fault::NoService | Fault::ServiceUnreachable => {
+            "took this request for one to a service: it breaks the rules of the tunnel"
+        }
         Fault::NotImpersonated => {
             "does not let this identity of the hub in: its owner decides that (--impersonation)"
         }

@@ -18,6 +18,9 @@ pub const METHOD: HeaderName = HeaderName::from_static("cluster-proxy-method");
 /// The upgrade token (`websocket`, `SPDY/3.1`): wanted on a request; on a 200 it says that the
 /// API server answered 101.
 pub const UPGRADE: HeaderName = HeaderName::from_static("cluster-proxy-upgrade");
+/// The service that a request is for ([`ServiceTarget`](super::service::ServiceTarget)): exactly one
+/// with [`Mode::Service`], none with another mode.
+pub const SERVICE: HeaderName = HeaderName::from_static("cluster-proxy-service");
 /// On an answer that the agent made itself: which [`Fault`].
 pub const FAULT: HeaderName = HeaderName::from_static("cluster-proxy-fault");
 
@@ -25,7 +28,8 @@ pub const FAULT: HeaderName = HeaderName::from_static("cluster-proxy-fault");
 /// can tell a slow API server from a slow way. Optional.
 pub const TOOK: HeaderName = HeaderName::from_static("cluster-proxy-took");
 
-/// The three ways to stand before the spoke's API server, and the tunnel's own exchange.
+/// The three ways to stand before the spoke's API server, the way to its services, and the tunnel's
+/// own exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The caller's own token passes through unchanged.
@@ -34,6 +38,9 @@ pub enum Mode {
     Impersonate,
     /// The agent's own token; only the hub's own controllers ask for it.
     Agent,
+    /// For a service of the spoke ([`SERVICE`]) and not for the API server. Authorization is there
+    /// only where the hub lets the caller's own token cross; the agent never adds one of its own.
+    Service,
     /// Not for the API server: hello and leave.
     Tunnel,
 }
@@ -53,12 +60,19 @@ pub enum Fault {
     Refused,
     /// The spoke's owner lets no identity of the hub in, or not under this name.
     NotImpersonated,
+    /// The spoke's owner does not expose this service, or no service may have its address.
+    ServiceRefused,
+    /// No such Service, or it has no such port or no ready endpoint.
+    NoService,
+    /// The service could not be reached, or its TLS failed.
+    ServiceUnreachable,
 }
 
 // === impl Mode ===
 
 impl Mode {
-    const ALL: [Self; 4] = [Self::Caller, Self::Impersonate, Self::Agent, Self::Tunnel];
+    const ALL: [Self; 5] =
+        [Self::Caller, Self::Impersonate, Self::Agent, Self::Service, Self::Tunnel];
 
     /// The header value.
     pub const fn as_str(self) -> &'static str {
@@ -66,6 +80,7 @@ impl Mode {
             Self::Caller => "caller",
             Self::Impersonate => "impersonate",
             Self::Agent => "agent",
+            Self::Service => "service",
             Self::Tunnel => "tunnel",
         }
     }
@@ -93,13 +108,16 @@ impl From<Mode> for HeaderValue {
 // === impl Fault ===
 
 impl Fault {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Unreachable,
         Self::Interrupted,
         Self::BadAnswer,
         Self::AgentRefused,
         Self::Refused,
         Self::NotImpersonated,
+        Self::ServiceRefused,
+        Self::NoService,
+        Self::ServiceUnreachable,
     ];
 
     /// The header value, and the metric label.
@@ -111,6 +129,9 @@ impl Fault {
             Self::AgentRefused => "agent-refused",
             Self::Refused => "refused",
             Self::NotImpersonated => "not-impersonated",
+            Self::ServiceRefused => "service-refused",
+            Self::NoService => "no-service",
+            Self::ServiceUnreachable => "service-unreachable",
         }
     }
 

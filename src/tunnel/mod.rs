@@ -28,6 +28,7 @@ pub mod opener;
 mod permits;
 pub mod pump;
 pub mod server;
+pub mod service;
 pub mod settings;
 pub mod transport;
 
