@@ -3,6 +3,7 @@
 mod controllers;
 mod limits;
 mod oidc;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use clap::Args;
 use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
 use self::oidc::OidcArgs;
+use self::services::ServiceArgs;
 use super::state::StateArgs;
 use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::drain::Drain;
@@ -123,6 +125,9 @@ pub(crate) struct HubArgs {
     oidc: OidcArgs,
 
     #[command(flatten)]
+    services: ServiceArgs,
+
+    #[command(flatten)]
     controllers: ControllerArgs,
 
     #[command(flatten)]
@@ -189,6 +194,7 @@ impl HubArgs {
         let workers = self.workers.map_or(cores, usize::from);
         let limits = told(fit(self.limits.into_limits(), workers));
         let issuers = self.oidc.into_issuers(server.is_some())?;
+        let services = self.services.into_source(server.is_some())?;
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -204,6 +210,7 @@ impl HubArgs {
                 issuers,
             },
             policy: self.policy,
+            services,
             access_log: self.access_log,
             workers,
             min_drain,

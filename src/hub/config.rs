@@ -10,6 +10,7 @@ use super::authn::{AuthnConfig, HubApi};
 use super::controllers::ControllersConfig;
 use super::hosts::AllowedHosts;
 use super::limits::Limits;
+use super::services::ExposedServices;
 use crate::state::State;
 
 /// Configuration of a hub.
@@ -33,6 +34,8 @@ pub struct HubConfig {
     pub authn: AuthnConfig,
     /// Which identities of the hub may ask for what; without it, none may.
     pub policy: Option<PathBuf>,
+    /// Which services of clusters callers may reach.
+    pub services: ExposedServices,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// Worker threads, one runtime each.

@@ -10,11 +10,13 @@ use super::hosts::HostError;
 use super::limits::Limit;
 use super::policy::Denied;
 use super::route::RouteError;
+use super::services::{NotExposed, ServicePathError};
 use super::via::Loop;
 use crate::name::ClusterName;
 use crate::tunnel::connect::ConnectError;
 use crate::tunnel::headers::Fault;
 use crate::tunnel::opener::OpenError;
+use crate::tunnel::service::ServiceTarget;
 
 /// Why a request gets an answer of ours instead of an API server's.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,12 @@ pub(crate) enum Failure {
     /// An identity of the hub that the policy does not let through.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// A path to a service that none has, or that is none.
+    #[error(transparent)]
+    Service(#[from] ServicePathError),
+    /// A service that the hub's operator does not expose.
+    #[error(transparent)]
+    NotExposed(#[from] NotExposed),
     /// No cluster of that name is enrolled; only who may ask for it hears so.
     #[error("no cluster {0} is enrolled: check its name")]
     NoCluster(ClusterName),
@@ -97,6 +105,16 @@ pub(crate) enum Failure {
         /// What it said.
         fault: Fault,
     },
+    /// The agent answered in place of a service.
+    #[error("{}", service_fault_text(.fault, .cluster, .service))]
+    ServiceFault {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The service.
+        service: Box<ServiceTarget>,
+        /// What it said.
+        fault: Fault,
+    },
     /// No response head in time.
     #[error("the API server of cluster {cluster} sent no response within {}", humantime::format_duration(*.after))]
     HeadTimeout {
@@ -126,6 +144,8 @@ pub(crate) enum Hop {
     Agent,
     /// The spoke's API server.
     ApiServer,
+    /// A service of the spoke.
+    Service,
 }
 
 // === impl Failure ===
@@ -140,9 +160,10 @@ impl Failure {
             | Self::Headers(_)
             | Self::Body(_)
             | Self::NoCluster(_)
+            | Self::Service(_)
             | Self::Upgrade(_) => Hop::Client,
             Self::Authn(_) => Hop::Authentication,
-            Self::Denied(_) => Hop::Policy,
+            Self::Denied(_) | Self::NotExposed(_) => Hop::Policy,
             Self::Full(_)
             | Self::Head(_)
             | Self::TooMany(_)
@@ -158,6 +179,17 @@ impl Failure {
                 | Fault::ServiceRefused
                 | Fault::NoService
                 | Fault::ServiceUnreachable => Hop::Agent,
+            },
+            Self::ServiceFault { fault, .. } => match fault {
+                Fault::NoService
+                | Fault::ServiceUnreachable
+                | Fault::Interrupted
+                | Fault::BadAnswer => Hop::Service,
+                Fault::Unreachable => Hop::ApiServer,
+                Fault::ServiceRefused
+                | Fault::AgentRefused
+                | Fault::Refused
+                | Fault::NotImpersonated => Hop::Agent,
             },
             Self::HeadTimeout { .. } => Hop::ApiServer,
         }
@@ -200,6 +232,7 @@ impl Hop {
             Self::Tunnel => "tunnel",
             Self::Agent => "agent",
             Self::ApiServer => "api-server",
+            Self::Service => "service",
         }
     }
 }
@@ -221,4 +254,32 @@ fn fault_text(fault: &Fault, cluster: &ClusterName) -> String {
         }
     };
     format!("the agent of cluster {cluster} {what}")
+}
+
+fn service_fault_text(fault: &Fault, cluster: &ClusterName, service: &ServiceTarget) -> String {
+    let what = match fault {
+        Fault::ServiceRefused => {
+            return format!(
+                "the agent of cluster {cluster} does not expose service {service}: its owner decides that (agent --expose-service)"
+            );
+        }
+        Fault::NoService => {
+            return format!(
+                "cluster {cluster} has no service {service}: check its name, that it has this port, and that a pod behind it is ready"
+            );
+        }
+        Fault::ServiceUnreachable => {
+            return format!(
+                "the agent of cluster {cluster} cannot reach service {service}: check what its pods listen on, and for https who signed their certificate (agent --additional-service-ca)"
+            );
+        }
+        Fault::Refused | Fault::NotImpersonated => "does not serve services: upgrade it to reach",
+        Fault::AgentRefused => {
+            "may not look services up: check its own ServiceAccount token and RBAC, to reach"
+        }
+        Fault::Unreachable => "cannot reach its API server, where it looks up",
+        Fault::Interrupted => "lost, while the request was under way,",
+        Fault::BadAnswer => "got an answer that is not valid HTTP from",
+    };
+    format!("the agent of cluster {cluster} {what} service {service}")
 }

@@ -8,7 +8,6 @@ mod location;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::hop::{self, is_identity};
-use crate::name::ClusterName;
 use crate::telemetry::trace::Step;
 use crate::tunnel::headers::PREFIX;
 
@@ -48,10 +47,20 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), HeaderError> {
     }
 }
 
+/// Who is at the other end of the tunnel: what a service of users needs, no API server reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The cluster's API server.
+    ApiServer,
+    /// A service that the hub's operator and the cluster's owner expose.
+    Service,
+}
+
 /// Turns a client's headers into those of the upstream request, in place. `authorization` is what
 /// authentication has verified: it crosses whatever `Connection` says of it.
 pub(crate) fn upstream(
     headers: &mut HeaderMap,
+    peer: Peer,
     authorization: Option<HeaderValue>,
     client: std::net::IpAddr,
     request_id: &HeaderValue,
@@ -60,7 +69,12 @@ pub(crate) fn upstream(
     hop::clean_request(headers);
     let forged = |name: &&HeaderName| {
         let name = name.as_str();
-        FORGED.iter().any(|prefix| name.starts_with(prefix)) || NOT_UPSTREAM.contains(&name)
+        FORGED.iter().any(|prefix| name.starts_with(prefix))
+            || NOT_UPSTREAM.contains(&name)
+            || match peer {
+                Peer::ApiServer => NOT_TO_API_SERVER.contains(&name),
+                Peer::Service => is_identity(name),
+            }
     };
     for name in headers.keys().filter(forged).cloned().collect::<Vec<_>>() {
         headers.remove(name);
@@ -77,15 +91,16 @@ pub(crate) fn upstream(
     }
 }
 
-/// Turns a spoke's answer into the client's, in place. `root` is the first segment of the client's
-/// path, where that names a cluster.
+/// Turns a spoke's answer into the client's, in place. `root` is the part of the client's path that
+/// `peer` does not know of, without its first slash; none where there is no such part.
 pub(crate) fn downstream(
     headers: &mut HeaderMap,
-    root: Option<&ClusterName>,
+    peer: Peer,
+    root: Option<&str>,
     request_id: &HeaderValue,
 ) {
     hop::clean_response(headers);
-    remove_ours(headers);
+    remove_ours(headers, peer);
     location::settle(headers, root);
     headers.insert(X_REQUEST_ID, request_id.clone());
 }
@@ -94,19 +109,21 @@ pub(crate) fn downstream(
 /// nothing that only a head may say (RFC 9110 section 6.5.1).
 pub(crate) fn trailers(headers: &mut HeaderMap) {
     hop::clean_response(headers);
-    remove_ours(headers);
+    // No trailer sets a cookie, whoever sends it.
+    remove_ours(headers, Peer::ApiServer);
     for name in &HEAD_ONLY {
         headers.remove(name);
     }
 }
 
 /// Removes from an answer what would speak for the hub.
-fn remove_ours(headers: &mut HeaderMap) {
+fn remove_ours(headers: &mut HeaderMap, peer: Peer) {
     let ours = |name: &&HeaderName| {
         let name = name.as_str();
         name.starts_with(PREFIX)
-            || name.starts_with("access-control-")
             || NOT_DOWNSTREAM.contains(&name)
+            || (peer == Peer::ApiServer
+                && (name == header::SET_COOKIE.as_str() || name.starts_with("access-control-")))
     };
     for name in headers.keys().filter(ours).cloned().collect::<Vec<_>>() {
         headers.remove(name);
@@ -137,22 +154,16 @@ const LONGEST_REQUEST_ID: usize = 128;
 /// a proxy's word for the way a request came.
 const FORGED: [&str; 3] = [PREFIX, "x-remote-", "x-forwarded-"];
 
-/// Removed from requests: claims about the way a request came are ours to make, cookies are
-/// nothing an API server reads, and `Expect` is settled between client and hub.
-const NOT_UPSTREAM: [&str; 8] = [
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "x-csrf-token",
-    "x-original-url",
-    "x-real-ip",
-    "x-rewrite-url",
-];
+/// Removed from requests: claims about the way a request came are ours to make, and `Expect` is
+/// settled between client and hub.
+const NOT_UPSTREAM: [&str; 6] =
+    ["expect", "forwarded", "host", "x-original-url", "x-real-ip", "x-rewrite-url"];
+
+/// Nothing an API server reads: what browsers have of services.
+const NOT_TO_API_SERVER: [&str; 2] = ["cookie", "x-csrf-token"];
 
 /// Removed from answers: with these one spoke would speak for the hub's whole origin.
-const NOT_DOWNSTREAM: [&str; 4] =
-    ["alt-svc", "clear-site-data", "set-cookie", "strict-transport-security"];
+const NOT_DOWNSTREAM: [&str; 3] = ["alt-svc", "clear-site-data", "strict-transport-security"];
 
 /// What frames, types, or leads elsewhere, and what names the request.
 const HEAD_ONLY: [HeaderName; 9] = [

@@ -7,6 +7,7 @@
 //! | which cluster | `route` |
 //! | who is calling | [`authn`] |
 //! | whether an identity of the hub may | `policy` |
+//! | which services of clusters are exposed | `services` |
 //! | what crosses | `hosts`, `via`, `headers`, `verb` |
 //! | which tunnel, send, judge | `registry`, `forward` |
 //! | what ends it early | [`live`], `forward/ending` |
@@ -24,6 +25,7 @@ pub mod authn;
 mod config;
 mod controllers;
 mod dock;
+mod error;
 mod failure;
 mod flood;
 mod forward;
@@ -42,6 +44,7 @@ mod record;
 mod registry;
 mod replicas;
 mod route;
+pub(crate) mod services;
 mod shutdown;
 mod spoke_client;
 mod spokes;
@@ -59,11 +62,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::drain::Drain;
-use crate::kubernetes::EndpointError;
 use crate::listen::pages;
 use crate::pki::join::JoinService;
-use crate::pki::tls::{ServingTls, TlsError};
-use crate::state::StateError;
+use crate::pki::tls::ServingTls;
 use crate::tunnel::settings::Settings;
 use admin::Admin;
 use admission::Admission;
@@ -81,6 +82,8 @@ use policy::Policies;
 use record::Recorder;
 use registry::Registry;
 use replicas::Replicas;
+use services::Services;
+use services::reviews::SpokeReviews;
 use shutdown::Shutdown;
 use spokes::Spokes;
 use unread::UnreadBudget;
@@ -89,7 +92,9 @@ use workers::Workers;
 
 pub use config::{AccessLog, HubConfig};
 pub use controllers::{AccountsOptions, ControllersConfig};
+pub use error::HubError;
 pub use policy::Unusable;
+pub use services::{ExposedServices, UnusableList};
 
 /// A hub with its listeners bound.
 pub struct Hub {
@@ -105,6 +110,7 @@ pub struct Hub {
     collected: prometheus::Registry,
     authenticator: Authenticator,
     policies: Policies,
+    services: Services,
     recorder: Recorder,
     controllers: Option<Controllers>,
 }
@@ -150,6 +156,7 @@ impl Hub {
         )
         .await?;
         let policies = Policies::load(config.policy.clone(), &collected)?;
+        let services = Services::load(config.services.clone(), config.hub_api.clone(), &collected)?;
         let dropped = metrics.access_lines_dropped.clone();
         let log = access_log::AccessLogger::open(&config.access_log, dropped)
             .map_err(|source| HubError::AccessLog { log: config.access_log.clone(), source })?;
@@ -179,6 +186,7 @@ impl Hub {
             collected,
             authenticator,
             policies,
+            services,
             recorder,
             controllers,
         })
@@ -193,10 +201,11 @@ impl Hub {
     /// access log again. What cannot be used is reported, and the old kept. Connections that run go on.
     pub fn reloader(&self) -> impl Fn() + Send + 'static {
         let (tls, log) = (self.tls.clone(), self.recorder.log.clone());
-        let policies = self.policies.clone();
+        let (policies, services) = (self.policies.clone(), self.services.clone());
         move || {
             tls.ask();
             policies.ask();
+            services.ask();
             log.reopen();
         }
     }
@@ -213,9 +222,15 @@ impl Hub {
             tls: self.tls.front.clone(),
             authenticator: self.authenticator.clone(),
             policies: self.policies.clone(),
+            services: self.services.clone(),
+            reviews: SpokeReviews::new(
+                Arc::new(Spokes { registry: self.registry.clone() }),
+                limits.waiting_strangers(),
+            ),
             forwarder: Forwarder {
                 registry: self.registry.clone(),
                 policies: self.policies.clone(),
+                services: self.services.clone(),
                 live: self.live.clone(),
                 drain: clients.clone(),
                 head_timeout: self.config.head_timeout,
@@ -260,6 +275,7 @@ impl Hub {
         let known = Some(self.authenticator.clone());
         parts.spawn("watch of live streams", self.live.clone().run(spokes, known));
         parts.spawn("watch of the policy", self.policies.clone().follow());
+        parts.spawn("watch of exposed services", self.services.clone().follow());
         parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));
         parts.spawn("budget of unread bytes", unread.run());
         parts.spawn("probes", probe::run(self.registry.clone(), self.metrics.clone()));
@@ -348,50 +364,6 @@ impl Listeners {
             admin: address(&self.admin)?,
         })
     }
-}
-
-/// Why a hub could not start, or not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum HubError {
-    /// A listener's address.
-    #[error("cannot listen on {address}: {source}; is another process using it? set {flag}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// The flag that sets it.
-        flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// State.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The hub's own API server.
-    #[error("the hub's API server cannot be used: {0}")]
-    Endpoint(#[from] EndpointError),
-    /// Who may pass.
-    #[error(transparent)]
-    Policy(#[from] Unusable),
-    /// Two metrics of one name: a mistake of ours.
-    #[error("metrics cannot be registered: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// The access log.
-    #[error("the access log {log} cannot be opened: {source}; set --access-log")]
-    AccessLog {
-        /// Which.
-        log: AccessLog,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Something that runs for as long as the hub does not.
-    #[error("its {0} ended by itself; the log says more")]
-    Part(&'static str),
-    /// Threads or sockets of the process itself.
-    #[error("the system refused a thread or a socket: {0}")]
-    Workers(#[source] std::io::Error),
 }
 
 /// Kernel buffers of a user's socket, each way. Autotuned ones let a few hundred stalled readers

@@ -22,7 +22,7 @@ pub(crate) struct RequestKind {
 pub(crate) enum Span {
     /// Answers soon: its head has a deadline.
     Short,
-    /// `proxy` subresource: whatever is behind it decides. No deadline.
+    /// `proxy` subresource, or a service: whatever is behind it decides. No deadline.
     Proxy,
     /// A watch: open for ever, may be ended cleanly at any time, the client resumes.
     Watch,
@@ -55,6 +55,9 @@ impl Span {
 // === impl RequestKind ===
 
 impl RequestKind {
+    /// Of a request to a service, whatever its path and query say: they mean nothing to Kubernetes.
+    pub(crate) const SERVICE: Self = Self { verb: "proxy", span: Span::Proxy };
+
     /// Reads method, path and query of the upstream request.
     pub(crate) fn of(method: &Method, target: &PathAndQuery) -> Self {
         // As the API server reads them: an escape must not turn a watch into something short, which

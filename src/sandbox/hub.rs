@@ -10,7 +10,7 @@ use super::{Drains, PATIENCE, Part, SandboxError, accounts, inventory, visitor};
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
-use crate::hub::{self, AccessLog, ControllersConfig, HubConfig, HubError};
+use crate::hub::{self, AccessLog, ControllersConfig, ExposedServices, HubConfig, HubError};
 use crate::kubernetes::ApiReader;
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -102,6 +102,7 @@ pub(super) async fn start(
             inventory: Some(inventory::config()),
         }),
         authn: AuthnConfig::default(),
+        services: ExposedServices::None,
         policy: Some(folder.policy(&visitor::policy())?),
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,

@@ -11,7 +11,10 @@ use crate::hub::authn::Refusal;
 use crate::hub::failure::Failure;
 use crate::hub::live::{LiveStream, TooManyTokens};
 use crate::hub::policy::{Asked, Denied, Policies};
+use crate::hub::services::{Allowed, NotExposed, Services};
 use crate::hub::verb::Span;
+use crate::name::ClusterName;
+use crate::tunnel::service::ServiceTarget;
 
 /// Why the hub ends a stream that could go on: the metric label, and the log's reason.
 pub(crate) type EndReason = &'static str;
@@ -33,7 +36,12 @@ impl Forwarder {
     /// What a stream of `order` stands on.
     pub(super) fn right(&self, order: &Order, live: Option<LiveStream>) -> Right {
         let allowed = order.asked().map(|asked| (self.policies.clone(), asked));
-        Right { expires: order.identity.expires, allowed, live }
+        let exposed = order.service.as_ref().map(|order_of| {
+            let (service, allowed) = (order_of.service.clone(), order_of.allowed);
+            let (cluster, services) = (order.cluster.clone(), self.services.clone());
+            Exposure { services, cluster, service, allowed }
+        });
+        Right { expires: order.identity.expires, allowed, exposed, live }
     }
 
     /// The end of a stream that may be open for ever. A watch of a hub that stops is not waited for
@@ -107,8 +115,18 @@ pub(super) struct Right {
     expires: Option<SystemTime>,
     /// What the policy has let through.
     allowed: Option<(Policies, Asked)>,
+    /// What the list of exposed services has.
+    exposed: Option<Exposure>,
     /// The token's place among those that are reviewed.
     live: Option<LiveStream>,
+}
+
+/// A service, and what the list says of it.
+struct Exposure {
+    services: Services,
+    cluster: ClusterName,
+    service: ServiceTarget,
+    allowed: Allowed,
 }
 
 // === impl Right ===
@@ -136,10 +154,19 @@ impl Right {
                 None => std::future::pending().await,
             }
         };
+        let hidden = async {
+            match &self.exposed {
+                Some(Exposure { services, cluster, service, allowed }) => {
+                    services.withdrawn(cluster, service, *allowed).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             reason = ended => reason,
             () = withdrawn => DENIED,
+            () = hidden => NOT_EXPOSED,
             () = expiry => EXPIRED,
         }
     }
@@ -149,6 +176,7 @@ impl Right {
 pub(super) fn refusal(reason: EndReason) -> Failure {
     match reason {
         DENIED => Denied::Withdrawn.into(),
+        NOT_EXPOSED => NotExposed::Withdrawn.into(),
         EXPIRED => Failure::Authn(Refusal::Expired.into()),
         _ => Failure::Authn(Refusal::Revoked.into()),
     }
@@ -157,6 +185,8 @@ pub(super) fn refusal(reason: EndReason) -> Failure {
 const EXPIRED: EndReason = "token-expired";
 
 const DENIED: EndReason = "policy-denied";
+
+const NOT_EXPOSED: EndReason = "service-not-exposed";
 
 const DRAINED: EndReason = "hub-drained";
 
@@ -178,6 +208,7 @@ mod tests {
     use crate::hub::authn::{Identity, Impersonated, Voucher};
     use crate::hub::live::LiveStreams;
     use crate::hub::registry::Registry;
+    use crate::hub::services::ExposedServices;
     use crate::hub::verb::RequestKind;
     use crate::name::ClusterName;
 
@@ -188,12 +219,17 @@ mod tests {
         Forwarder {
             registry,
             policies: Policies::load(None, &prometheus::Registry::new()).unwrap(),
+            services: services(),
             live,
             drain: Drain::new(),
             head_timeout: Duration::from_secs(5),
             max_body: None,
             unread: crate::hub::unread::UnreadBudget::new(u64::MAX, &metrics),
         }
+    }
+
+    fn services() -> Services {
+        Services::load(ExposedServices::None, None, &prometheus::Registry::new()).unwrap()
     }
 
     fn order(life: Option<Duration>) -> Order {
@@ -212,6 +248,7 @@ mod tests {
             method: Method::GET,
             target,
             at_home: false,
+            service: None,
             request_id: HeaderValue::from_static("id"),
             headers: HeaderMap::new(),
             authorization: Some(token),

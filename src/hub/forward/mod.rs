@@ -20,16 +20,19 @@ use hyper::body::{Body as _, Incoming};
 use super::admission::Place;
 use super::authn::Identity;
 use super::failure::Failure;
+use super::headers::Peer;
 use super::live::LiveStreams;
 use super::policy::{Asked, Policies};
 use super::record::Record;
 use super::registry::{PickError, Registry, Tunnel};
+use super::services::{Allowed, Services};
 use super::unread::UnreadBudget;
 use super::verb::{RequestKind, Span};
 use crate::drain::Drain;
 use crate::name::ClusterName;
-use crate::tunnel::headers::{self, Fault};
+use crate::tunnel::headers::{self, Fault, Mode};
 use crate::tunnel::opener::{OpenError, StreamClass, StreamPermit};
+use crate::tunnel::service::ServiceTarget;
 use body::ResponseBody;
 
 pub(crate) use upgrade::{WantedUpgrade, wanted, wanted_protocol};
@@ -39,6 +42,7 @@ pub(crate) use upgrade::{WantedUpgrade, wanted, wanted_protocol};
 pub(crate) struct Forwarder {
     pub(crate) registry: Registry,
     pub(crate) policies: Policies,
+    pub(crate) services: Services,
     pub(crate) live: LiveStreams,
     /// Ends streams, and owns what goes on after a response head.
     pub(crate) drain: Drain,
@@ -59,12 +63,25 @@ pub(crate) struct Order {
     pub(crate) target: PathAndQuery,
     /// The client's path named no cluster: paths of the answer are the client's.
     pub(crate) at_home: bool,
+    /// `None` where it goes to the API server.
+    pub(crate) service: Option<ServiceOrder>,
     pub(crate) request_id: HeaderValue,
     /// Already those of the upstream request, mode included.
     pub(crate) headers: HeaderMap,
     /// What authentication has checked, for those who check it again while a stream runs. Where it
     /// may cross, it is among the headers as well.
     pub(crate) authorization: Option<HeaderValue>,
+}
+
+/// What a request to a service has besides.
+pub(crate) struct ServiceOrder {
+    pub(crate) service: ServiceTarget,
+    /// Where the client finds the service's own root, without the first slash.
+    pub(crate) root: String,
+    /// What the list of exposed services says of it.
+    pub(crate) allowed: Allowed,
+    /// What the policy judges instead of the target, which is the service's own.
+    pub(crate) asked: PathAndQuery,
 }
 
 // === impl Forwarder ===
@@ -116,9 +133,44 @@ impl Order {
         request
     }
 
-    /// Where the client finds the root of this API server: the first segment of its path.
-    fn root(&self) -> Option<&ClusterName> {
-        (!self.at_home).then_some(&self.cluster)
+    /// Where the client finds the root of this API server, the first segment of its path, or that of
+    /// the service.
+    fn root(&self) -> Option<&str> {
+        match &self.service {
+            Some(service) => Some(&service.root),
+            None => (!self.at_home).then_some(self.cluster.as_str()),
+        }
+    }
+
+    /// Who answers it.
+    pub(crate) fn peer(&self) -> Peer {
+        if self.service.is_some() { Peer::Service } else { Peer::ApiServer }
+    }
+
+    /// The token that crosses: one of the hub or of an issuer never does, and one of the cluster
+    /// reaches its API server, or a service that is to see it.
+    pub(crate) fn crossing(&self) -> Option<HeaderValue> {
+        let passes = self.service.as_ref().is_none_or(|service| service.allowed.pass_token);
+        let crosses = self.identity.impersonation.is_none() && passes;
+        self.authorization.clone().filter(|_| crosses)
+    }
+
+    /// Takes over the headers of the upstream request, marked with the way it stands before whoever
+    /// answers it, and for whom.
+    pub(crate) fn stand(&mut self, mut headers: HeaderMap) {
+        match (&self.service, &self.identity.impersonation) {
+            (Some(ServiceOrder { service, .. }), _) => {
+                headers.insert(headers::MODE, Mode::Service.into());
+                headers.insert(headers::SERVICE, service.into());
+            }
+            (None, impersonated) => {
+                headers.insert(headers::MODE, self.identity.mode().into());
+                if let Some(impersonated) = impersonated {
+                    headers.extend(impersonated.headers.clone());
+                }
+            }
+        }
+        self.headers = headers;
     }
 
     /// What the policy has let through, which it may not for ever; `None` for those whom it does not
@@ -128,8 +180,18 @@ impl Order {
             identity: Arc::clone(&self.identity),
             cluster: self.cluster.clone(),
             method: self.method.clone(),
-            target: self.target.clone(),
+            target: self.service.as_ref().map_or(&self.target, |service| &service.asked).clone(),
         })
+    }
+
+    fn fault(&self, fault: Fault) -> Failure {
+        let cluster = self.cluster.clone();
+        match &self.service {
+            Some(ServiceOrder { service, .. }) => {
+                Failure::ServiceFault { cluster, service: Box::new(service.clone()), fault }
+            }
+            None => Failure::Fault { cluster, fault },
+        }
     }
 
     fn class(&self) -> StreamClass {
@@ -163,18 +225,10 @@ fn failure(error: OpenError, cluster: &ClusterName) -> Failure {
     }
 }
 
-/// Turns an answer that the agent made itself into a failure; an API server's passes.
-fn check_fault<B>(response: &Response<B>, cluster: &ClusterName) -> Result<(), Failure> {
+/// Turns an answer that the agent made itself into a failure; an API server's or a service's passes.
+fn check_fault<B>(response: &Response<B>, order: &Order) -> Result<(), Failure> {
     match Fault::from_headers(response.headers()) {
-        Some(fault) => Err(Failure::Fault { cluster: cluster.clone(), fault }),
+        Some(fault) => Err(order.fault(fault)),
         None => Ok(()),
-    }
-}
-
-/// Marks `headers` with the way the request stands before the API server, and for whom.
-pub(crate) fn set_mode(headers: &mut HeaderMap, identity: &Identity) {
-    headers.insert(headers::MODE, identity.mode().into());
-    if let Some(impersonated) = &identity.impersonation {
-        headers.extend(impersonated.headers.clone());
     }
 }

@@ -13,6 +13,7 @@ use crate::hub::front::head::HeadTooLarge;
 use crate::hub::headers::{HeaderError, X_REQUEST_ID};
 use crate::hub::hosts::HostError;
 use crate::hub::route::RouteError;
+use crate::hub::services::{NotExposed, ServicePathError};
 use crate::tunnel::headers::Fault;
 
 /// The answer to a request that failed: a Kubernetes `Status` (`meta/v1`), as client-go expects.
@@ -65,14 +66,19 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         | Failure::Host(HostError::Ambiguous)
         | Failure::Headers(_)
         | Failure::Body(_)
+        | Failure::Service(ServicePathError::Name { .. })
         | Failure::Upgrade(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
-        Failure::Authn(AuthnError::Unavailable(_)) | Failure::NoTunnel { .. } => {
-            (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+        Failure::Authn(AuthnError::Unavailable(_))
+        | Failure::NotExposed(NotExposed::Unread)
+        | Failure::NoTunnel { .. } => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+        Failure::Authn(AuthnError::Unwritable(_))
+        | Failure::Service(ServicePathError::ApiServer)
+        | Failure::NotExposed(_)
+        | Failure::ServiceFault { fault: Fault::ServiceRefused, .. }
+        | Failure::Denied(_) => (StatusCode::FORBIDDEN, "Forbidden"),
+        Failure::NoCluster(_) | Failure::ServiceFault { fault: Fault::NoService, .. } => {
+            (StatusCode::NOT_FOUND, "NotFound")
         }
-        Failure::Authn(AuthnError::Unwritable(_)) | Failure::Denied(_) => {
-            (StatusCode::FORBIDDEN, "Forbidden")
-        }
-        Failure::NoCluster(_) => (StatusCode::NOT_FOUND, "NotFound"),
         Failure::Authn(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
         Failure::Head(HeadTooLarge::Target { .. }) => {
             (StatusCode::URI_TOO_LONG, "RequestURITooLong")
@@ -87,9 +93,10 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Fault { fault: Fault::NotImpersonated, .. } => {
             (StatusCode::FORBIDDEN, "Forbidden")
         }
-        Failure::TunnelLost { .. } | Failure::Reset { .. } | Failure::Fault { .. } => {
-            (StatusCode::BAD_GATEWAY, "BadGateway")
-        }
+        Failure::TunnelLost { .. }
+        | Failure::Reset { .. }
+        | Failure::Fault { .. }
+        | Failure::ServiceFault { .. } => (StatusCode::BAD_GATEWAY, "BadGateway"),
         Failure::HeadTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
     }
 }
@@ -152,6 +159,14 @@ mod tests {
     async fn each_code_once() {
         let cluster = || ClusterName::parse("c1").unwrap();
         let fault = |fault| Failure::Fault { cluster: cluster(), fault };
+        let service_fault = |fault| {
+            let service = Box::new("https:shop/web:443".parse().unwrap());
+            Failure::ServiceFault { cluster: cluster(), service, fault }
+        };
+        let of_path = |path: &'static str| {
+            let path = http::uri::PathAndQuery::from_static(path);
+            Failure::from(crate::hub::services::service(&path).unwrap_err())
+        };
         let lost = Failure::TunnelLost { cluster: cluster(), reason: "x".into() };
         let late =
             Failure::HeadTimeout { cluster: cluster(), after: std::time::Duration::from_secs(70) };
@@ -170,6 +185,14 @@ mod tests {
             (fault(Fault::Unreachable), 502),
             (fault(Fault::AgentRefused), 502),
             (fault(Fault::NotImpersonated), 403),
+            (ServicePathError::ApiServer.into(), 403),
+            (of_path("/api/v1/namespaces/a/services/B/proxy-service"), 400),
+            (NotExposed::NoList.into(), 403),
+            (NotExposed::Unread.into(), 503),
+            (service_fault(Fault::ServiceRefused), 403),
+            (service_fault(Fault::NoService), 404),
+            (service_fault(Fault::ServiceUnreachable), 502),
+            (service_fault(Fault::Refused), 502),
             (lost, 502),
             (late, 504),
         ] {

@@ -44,7 +44,7 @@ pub(super) async fn forward(
         },
         false => send(forwarder, &order, body).await?,
     };
-    check_fault(&response, &order.cluster)?;
+    check_fault(&response, &order)?;
     Ok(answer(forwarder, &order, &tunnel, response, right, record))
 }
 
@@ -172,7 +172,7 @@ pub(super) fn answer(
     let (mut head, body) = response.into_parts();
     let body = body.lent();
     let upstream = took(&head.headers);
-    headers::downstream(&mut head.headers, order.root(), &order.request_id);
+    headers::downstream(&mut head.headers, order.peer(), order.root(), &order.request_id);
     if let Some(record) = record {
         forwarder.unread.watch(&body, &order.cluster, record);
         record.answered(head.status, order.kind, upstream);

@@ -67,7 +67,7 @@ pub(super) async fn forward(
         reason = right.lost() => return Err(refusal(reason)),
         opened = open(forwarder, &order, upgrade.protocol) => opened?,
     };
-    check_fault(&response, &order.cluster)?;
+    check_fault(&response, &order)?;
     let (mut head, body) = match connect::decode_response(response, upgrade.protocol) {
         Ok(Answer::Switched(response)) => response.into_parts(),
         Ok(Answer::Plain(response)) => {
@@ -77,13 +77,10 @@ pub(super) async fn forward(
             // An API server may ignore the wish and answer with a watch, which ends as any other.
             return Ok(stream::answer(forwarder, &order, &tunnel, response, right, record));
         }
-        Err(_) => {
-            let fault = Fault::BadAnswer;
-            return Err(Failure::Fault { cluster: order.cluster, fault });
-        }
+        Err(_) => return Err(order.fault(Fault::BadAnswer)),
     };
     let upstream = took(&head.headers);
-    headers::downstream(&mut head.headers, order.root(), &order.request_id);
+    headers::downstream(&mut head.headers, order.peer(), order.root(), &order.request_id);
     if let Some(record) = record {
         forwarder.unread.watch(&body, &order.cluster, record);
     }

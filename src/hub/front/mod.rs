@@ -5,12 +5,13 @@ mod connection;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod listener;
+mod service;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -22,13 +23,15 @@ use super::authn::{Authenticator, AuthnError, Identity, Refusal};
 use super::failure::Failure;
 use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
-use super::forward::{Forwarder, Order, set_mode, wanted, wanted_protocol};
+use super::forward::{Forwarder, Order, wanted, wanted_protocol};
 use super::headers;
 use super::hosts::AllowedHosts;
 use super::limits::{Limit, Limits};
 use super::policy::{Asked, Policies};
 use super::record::{Record, Recorder};
 use super::route::{Target, route};
+use super::services::reviews::SpokeReviews;
+use super::services::{Services, service};
 use super::verb::RequestKind;
 use super::via::Pseudonym;
 use crate::drain::Drain;
@@ -46,6 +49,8 @@ pub(crate) struct Front {
     pub(crate) tls: FrontTls,
     pub(crate) authenticator: Authenticator,
     pub(crate) policies: Policies,
+    pub(crate) services: Services,
+    pub(crate) reviews: SpokeReviews,
     pub(crate) forwarder: Forwarder,
     pub(crate) recorder: Recorder,
     pub(crate) admission: Admission,
@@ -145,13 +150,26 @@ impl Front {
             // refused there anyway.
             Target::Own => return Err(AuthnError::Unauthorized(Refusal::Missing).into()),
         };
-        let kind = RequestKind::of(request.method(), &upstream);
+        let found = service(&upstream);
+        let kind = match found {
+            Ok(None) => RequestKind::of(request.method(), &upstream),
+            Ok(Some(_)) | Err(_) => RequestKind::SERVICE,
+        };
         if let Some(record) = record.as_mut() {
             record.identified(&cluster, &identity, kind);
         }
-        if identity.impersonation.is_some() {
-            self.authorize(&request, &cluster, &identity, &upstream)?;
-        }
+        let (upstream, service) = match found? {
+            Some(found) => {
+                let exposed = self.expose(&request, found, &cluster, &identity, at_home).await?;
+                (exposed.0, Some(exposed.1))
+            }
+            None => {
+                if identity.impersonation.is_some() {
+                    self.authorize(&request, &cluster, &identity, &upstream)?;
+                }
+                (upstream, None)
+            }
+        };
         let upgrade = wanted(&mut request);
         if let Some(record) = record.as_mut() {
             record.admitted(&cluster, &identity, kind);
@@ -163,22 +181,22 @@ impl Front {
         let mut headers = parts.headers;
         // Taken out first: what `Connection` names must not take it from us.
         let authorization = headers.remove(header::AUTHORIZATION);
-        // A token of the hub never leaves it.
-        let crosses = authorization.clone().filter(|_| identity.impersonation.is_none());
-        headers::upstream(&mut headers, crosses, peer.ip(), request_id, step);
-        self.pseudonym.sign(&mut headers, parts.version);
-        set_mode(&mut headers, &identity);
-        let order = Order {
+        let mut order = Order {
             cluster,
             identity,
             kind,
             method: parts.method,
             target: upstream,
             at_home,
+            service,
             request_id: request_id.clone(),
-            headers,
+            headers: HeaderMap::new(),
             authorization,
         };
+        let crosses = order.crossing();
+        headers::upstream(&mut headers, order.peer(), crosses, peer.ip(), request_id, step);
+        self.pseudonym.sign(&mut headers, parts.version);
+        order.stand(headers);
         self.forwarder.forward(order, upgrade, (body, upload), record).await
     }
 

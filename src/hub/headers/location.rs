@@ -1,17 +1,16 @@
 //! Where an answer may send a client: to its own cluster. Pure.
 //!
 //! A client that follows a redirect may take its token along. So an answer names a place on the
-//! cluster that it came from, or none; and because an API server does not know the path under which
-//! the hub serves it, the hub says it.
+//! cluster, or of the service, that it came from, or none; and because neither knows the path under
+//! which the hub serves it, the hub says it.
 
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 
 use crate::hub::route::is_dot_segment;
-use crate::name::ClusterName;
 
-/// Makes `Location` one of the client's, or removes it. `root` is the first segment of the client's
-/// path; none where that names no cluster.
-pub(super) fn settle(headers: &mut HeaderMap, root: Option<&ClusterName>) {
+/// Makes `Location` one of the client's, or removes it. `root` is what the client's path begins with,
+/// without its first slash; none where nothing stands before the peer's own path.
+pub(super) fn settle(headers: &mut HeaderMap, root: Option<&str>) {
     if !headers.contains_key(LOCATION) {
         return;
     }
@@ -32,7 +31,7 @@ pub(super) fn settle(headers: &mut HeaderMap, root: Option<&ClusterName>) {
 
 /// `location` as a client of the hub must read it; none when it leads, or might be read to lead,
 /// away from the cluster.
-fn inside(location: &str, root: Option<&ClusterName>) -> Option<HeaderValue> {
+fn inside(location: &str, root: Option<&str>) -> Option<HeaderValue> {
     // Browsers take a backslash for a slash, and drop tabs.
     if location.bytes().any(|byte| byte == b'\\' || !byte.is_ascii_graphic()) {
         return None;
@@ -55,12 +54,11 @@ mod tests {
     use super::*;
 
     fn settled(values: &[&str], root: Option<&str>) -> Option<String> {
-        let root = root.map(|name| ClusterName::parse(name).unwrap());
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(LOCATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        settle(&mut headers, root.as_ref());
+        settle(&mut headers, root);
         headers.get(LOCATION).map(|value| value.to_str().unwrap().to_owned())
     }
 

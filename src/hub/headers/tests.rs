@@ -13,7 +13,7 @@ fn sent(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let token = HeaderValue::from_static("Bearer T");
     let id = HeaderValue::from_static("id-1");
     let step = Step::start(&headers);
-    upstream(&mut headers, Some(token), [192, 0, 2, 7].into(), &id, &step);
+    upstream(&mut headers, Peer::ApiServer, Some(token), [192, 0, 2, 7].into(), &id, &step);
     headers
 }
 
@@ -86,9 +86,48 @@ fn a_spoke_does_not_speak_for_the_hub() {
         ("warning", "299 - \"old\""),
         ("audit-id", "x"),
     ]);
-    downstream(&mut headers, None, &HeaderValue::from_static("ours"));
+    downstream(&mut headers, Peer::ApiServer, None, &HeaderValue::from_static("ours"));
     assert_eq!(headers.len(), 3);
     assert_eq!(headers["x-request-id"], "ours");
+}
+
+/// Security cases 42-44, 47, 48 and 50 on the way to a service and back.
+#[test]
+fn a_service_gets_what_browsers_need_and_nobodys_word_for_a_user() {
+    let browser = [("cookie", "a=b"), ("x-csrf-token", "c"), ("accept", "text/html")];
+    let forged = [
+        ("impersonate-user", "admin"),
+        ("impersonate-extra-a", "b"),
+        ("x-remote-user", "admin"),
+        ("x-forwarded-host", "evil"),
+        ("x-original-url", "/evil"),
+        ("cluster-proxy-service", "https:kube-system/other:443"),
+        ("host", "evil"),
+    ];
+    let mut headers = map(&[&browser[..], &forged].concat());
+    let id = HeaderValue::from_static("id-1");
+    let step = Step::start(&headers);
+    upstream(&mut headers, Peer::Service, None, [192, 0, 2, 7].into(), &id, &step);
+    for (name, value) in browser {
+        assert_eq!(headers.remove(name).unwrap(), value);
+    }
+    let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["traceparent", "x-forwarded-for", "x-request-id"]);
+
+    let own = [("set-cookie", "a=b"), ("set-cookie", "c=d"), ("access-control-allow-origin", "*")];
+    let foreign = [
+        ("strict-transport-security", "max-age=1"),
+        ("alt-svc", "h3=\":443\""),
+        ("clear-site-data", "*"),
+        ("cluster-proxy-fault", "no-service"),
+    ];
+    let mut headers = map(&[&own[..], &foreign, &[("location", "/login")]].concat());
+    let root = "c1/api/v1/namespaces/shop/services/web/proxy-service";
+    downstream(&mut headers, Peer::Service, Some(root), &id);
+    assert_eq!(headers.remove("location").unwrap(), format!("/{root}/login"));
+    assert_eq!(headers.remove("x-request-id").unwrap(), "id-1");
+    assert_eq!(headers, map(&own));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use http::uri::PathAndQuery;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::patterns::is_one_of;
 pub use self::reload::Unusable;
 use self::request::Request;
 pub(crate) use self::request::Wanted;

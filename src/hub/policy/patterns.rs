@@ -55,7 +55,7 @@ impl<T> Patterns<T> {
 }
 
 /// Whether `name` matches one of `patterns`.
-pub(super) fn is_one_of(patterns: &[Box<str>], name: &str) -> bool {
+pub(crate) fn is_one_of(patterns: &[Box<str>], name: &str) -> bool {
     patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => **pattern == *name,
