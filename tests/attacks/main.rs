@@ -16,6 +16,8 @@ mod identity;
 mod messages;
 mod rotation;
 mod scripted;
+#[cfg(feature = "sandbox")]
+mod services;
 mod slow;
 mod targets;
 mod tls;

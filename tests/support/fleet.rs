@@ -15,7 +15,9 @@ use cluster_proxy::hub::authn::oidc::Issuers;
 use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
-use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig};
+use cluster_proxy::hub::{
+    AccessLog, Addresses, ControllersConfig, ExposedServices, Hub, HubConfig,
+};
 use cluster_proxy::kubernetes::{ApiReader, ApiServer};
 use cluster_proxy::name::ClusterName;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
@@ -46,6 +48,8 @@ pub(crate) struct RunningHub {
     pub(crate) own_api: Option<ApiServer>,
     /// Of the next start: which identities of its own cluster it lets in.
     pub(crate) policy: Option<PathBuf>,
+    /// Of the next start: which services it lets callers reach.
+    pub(crate) services: ExposedServices,
     /// Of the next start: whose users it lets in besides.
     pub(crate) issuers: Issuers,
     /// Of the next start.
@@ -124,6 +128,7 @@ impl Fleet {
             controllers,
             own_api: None,
             policy: None,
+            services: ExposedServices::None,
             issuers: Issuers::default(),
             limits,
             allowed_hosts: AllowedHosts::default(),
@@ -199,6 +204,7 @@ impl RunningHub {
             controllers: self.controllers.clone(),
             authn: AuthnConfig { issuers: self.issuers.clone(), ..AuthnConfig::default() },
             policy: self.policy.clone(),
+            services: self.services.clone(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
             min_drain: self.min_drain,
@@ -242,6 +248,7 @@ impl RunningHub {
             controllers: self.controllers.clone(),
             own_api: self.own_api.clone(),
             policy: self.policy.clone(),
+            services: self.services.clone(),
             issuers: self.issuers.clone(),
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
