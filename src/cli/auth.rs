@@ -1,4 +1,4 @@
-//! `cluster-proxy auth check`: what a policy says, without a hub.
+//! `cluster-proxy auth check`: what a policy, and a list of exposed services, say, without a hub.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,8 @@ use http::Method;
 use serde::Serialize;
 
 use super::{Output, print};
-use crate::hub::policy::{self, Wanted};
+use crate::hub::policy::{self, Policy, Wanted};
+use crate::hub::services::{self, ServicePath};
 use crate::name::ClusterName;
 
 /// Flags of `auth`.
@@ -34,12 +35,17 @@ struct CheckArgs {
     /// Verb, as in RBAC
     verb: String,
 
-    /// What it is about: `pods`, `pods/log`, `deployments.apps`, or a path such as /version
+    /// What it is about: `pods`, `pods/log`, `deployments.apps`, or a path such as /version or
+    /// /api/v1/namespaces/NS/services/NAME/proxy-service
     what: String,
 
     /// Namespace of it [default: none, all of the cluster]
     #[arg(short, long, value_name = "NAMESPACE", default_value = "")]
     namespace: String,
+
+    /// Name of it [default: none, all of them]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    name: String,
 
     /// Who asks, as clusters know them: cluster:hub:system:serviceaccount:NAMESPACE:NAME
     #[arg(long = "as", value_name = "USER")]
@@ -53,6 +59,10 @@ struct CheckArgs {
     #[arg(long, env = "CLUSTER_PROXY_POLICY", value_name = "FILE")]
     policy: PathBuf,
 
+    /// The list of exposed services, for a path that names one
+    #[arg(long, env = "CLUSTER_PROXY_EXPOSED_SERVICES", value_name = "FILE")]
+    exposed_services: Option<PathBuf>,
+
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -65,6 +75,9 @@ struct Answer {
     /// Number of the rule, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<usize>,
+    /// Number of the entry that exposes the service, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<usize>,
     /// The same in words.
     reason: String,
 }
@@ -85,6 +98,9 @@ pub(crate) fn run(args: AuthArgs) -> anyhow::Result<ExitCode> {
 impl CheckArgs {
     fn answer(&self) -> anyhow::Result<Answer> {
         let policy = policy::read(&self.policy)?;
+        if let Some(service) = self.service()? {
+            return self.answer_of_service(&policy, &service);
+        }
         let method = Method::from_bytes(self.verb.to_ascii_uppercase().as_bytes())?;
         let (what, subresource) = self.what.split_once('/').unwrap_or((&self.what, ""));
         let (resource, group) = what.split_once('.').unwrap_or((what, ""));
@@ -92,8 +108,13 @@ impl CheckArgs {
             Wanted::Path { method: &method, path: &self.what }
         } else {
             let (verb, namespace) = (self.verb.as_str(), self.namespace.as_str());
-            Wanted::Resource { verb, group, resource, subresource, namespace }
+            let name = self.name.as_str();
+            Wanted::Resource { verb, group, resource, subresource, namespace, name }
         };
+        Ok(self.judged(&policy, wanted))
+    }
+
+    fn judged(&self, policy: &Policy, wanted: Wanted<'_>) -> Answer {
         let rule = policy.find(&self.user, &self.groups, &self.cluster, wanted);
         let whole = format!("{} {wanted} on cluster {}", self.user, self.cluster);
         let file = self.policy.display();
@@ -101,7 +122,43 @@ impl CheckArgs {
             Some(rule) => format!("yes: rule {rule} of {file} lets {whole}"),
             None => format!("no: no rule of {file} lets {whole}"),
         };
-        Ok(Answer { allowed: rule.is_some(), rule, reason })
+        Answer { allowed: rule.is_some(), rule, entry: None, reason }
+    }
+
+    /// The service that a path names.
+    fn service(&self) -> anyhow::Result<Option<ServicePath>> {
+        if !self.what.starts_with('/') {
+            return Ok(None);
+        }
+        Ok(services::service(&self.what.parse()?)?)
+    }
+
+    /// Both must let them: the policy, as for any object, and the list.
+    fn answer_of_service(&self, policy: &Policy, path: &ServicePath) -> anyhow::Result<Answer> {
+        let service = &path.service;
+        let wanted = Wanted::Resource {
+            verb: &self.verb,
+            group: "",
+            resource: "services",
+            subresource: "proxy-service",
+            namespace: &service.namespace,
+            name: &service.name,
+        };
+        let mut answer = self.judged(policy, wanted);
+        let Some(file) = self.exposed_services.as_ref().filter(|_| answer.allowed) else {
+            return Ok(answer);
+        };
+        let exposed = services::read(file)?;
+        answer.entry = exposed.find(&self.cluster, service).map(|(entry, _)| entry);
+        answer.allowed = answer.entry.is_some();
+        let file = file.display();
+        answer.reason = match answer.entry {
+            Some(entry) => {
+                format!("{}, and entry {entry} of {file} exposes {service}", answer.reason)
+            }
+            None => format!("no: no entry of {file} exposes {service} of cluster {}", self.cluster),
+        };
+        Ok(answer)
     }
 }
 
@@ -128,16 +185,66 @@ rules:
   apiGroups: [apps]
   resources: [deployments, deployments/scale]
   namespaces: [shop]
+- users: ["cluster:hub:s"]
+  clusters: ["*"]
+  verbs: [get]
+  resources: [services/proxy-service]
+  namespaces: [shop]
+  resourceNames: [web, api]
 "#;
+
+    const SERVICES: &str = "
+- {namespace: shop, service: web, clusters: [edge-1]}
+- {namespace: shop, service: api, port: 8080, protocol: http}
+";
 
     fn check(line: &str) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, POLICY).unwrap();
         let policy = format!("--policy={}", file.display());
-        let words = ["auth", "check"].into_iter().chain(line.split(' ')).chain([policy.as_str()]);
+        let file = folder.path().join("services.yaml");
+        std::fs::write(&file, SERVICES).unwrap();
+        let services = format!("--exposed-services={}", file.display());
+        let files = [policy.as_str(), services.as_str()];
+        let words = ["auth", "check"].into_iter().chain(line.split(' ')).chain(files);
         let AuthCommand::Check(args) = Command::try_parse_from(words).unwrap().auth.command;
         args.answer().unwrap()
+    }
+
+    #[test]
+    fn a_service_needs_a_rule_and_an_entry() {
+        let shop = "/api/v1/namespaces/shop/services";
+        for (line, rule, entry, says) in [
+            (format!("edge-1 get {shop}/web/proxy-service/x"), Some(3), Some(1), "entry 1 of"),
+            (format!("c1 get {shop}/http:api:8080/proxy-service"), Some(3), Some(2), "rule 3 of"),
+            (
+                format!("c1 get {shop}/web/proxy-service/"),
+                Some(3),
+                None,
+                "exposes https:shop/web:443 of cluster c1",
+            ),
+            (
+                format!("c1 get {shop}/api/proxy-service/"),
+                Some(3),
+                None,
+                "exposes https:shop/api:443",
+            ),
+            (format!("edge-1 create {shop}/web/proxy-service/"), None, None, "no rule of"),
+            (format!("edge-1 get {shop}/other/proxy-service/"), None, None, "no rule of"),
+            (
+                "edge-1 get services/proxy-service -n shop --name web".to_owned(),
+                Some(3),
+                None,
+                "rule 3 of",
+            ),
+        ] {
+            let answer = check(&format!("{line} --as cluster:hub:s"));
+            assert_eq!((answer.rule, answer.entry), (rule, entry), "{line}: {}", answer.reason);
+            let is_path = line.contains(" /");
+            assert_eq!(answer.allowed, rule.is_some() && (entry.is_some() || !is_path), "{line}");
+            assert!(answer.reason.contains(says), "{line}: {}", answer.reason);
+        }
     }
 
     #[test]

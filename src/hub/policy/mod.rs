@@ -167,13 +167,16 @@ impl Policies {
 impl std::fmt::Display for Wanted<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Resource { verb, group, resource, subresource, namespace } => {
+            Self::Resource { verb, group, resource, subresource, namespace, name } => {
                 write!(f, "{verb} {resource}")?;
                 if !subresource.is_empty() {
                     write!(f, "/{subresource}")?;
                 }
                 if !group.is_empty() {
                     write!(f, " of API group {group}")?;
+                }
+                if !name.is_empty() {
+                    write!(f, " of {name}")?;
                 }
                 match *namespace {
                     "" => f.write_str(" at the cluster scope"),

@@ -30,6 +30,8 @@ pub(crate) enum Wanted<'a> {
         subresource: &'a str,
         /// Empty at the cluster scope.
         namespace: &'a str,
+        /// Of the object; empty for all of them, and for one that is made.
+        name: &'a str,
     },
     /// A path that is no resource, discovery among them. Its verb is the method in lower case.
     Path { method: &'a Method, path: &'a str },
@@ -89,7 +91,7 @@ impl<'a> Request<'a> {
             };
         }
         let subresource = if subresources { subresource } else { "" };
-        Wanted::Resource { verb, group, resource, subresource, namespace }
+        Wanted::Resource { verb, group, resource, subresource, namespace, name }
     }
 }
 
@@ -129,7 +131,7 @@ mod tests {
     fn read(method: &str, target: &str) -> String {
         let (method, target) = (method.parse().unwrap(), target.parse().unwrap());
         match Request::new(&method, &target).wanted() {
-            Wanted::Resource { verb, group, resource, subresource, namespace } => {
+            Wanted::Resource { verb, group, resource, subresource, namespace, .. } => {
                 let words = [verb, group, resource, subresource, namespace];
                 words.map(|word| if word.is_empty() { "-" } else { word }).join(" ")
             }
@@ -191,6 +193,26 @@ mod tests {
             ("GET", "/api/v1/namespaces//pods".into(), "list - pods - -"),
         ] {
             assert_eq!(read(method, &target), expected, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn the_object_that_is_named() {
+        for (target, expected) in [
+            ("/api/v1/namespaces/d/pods/p/log", "p"),
+            ("/api/v1/namespaces/d/pods/%70?x=/y", "p"),
+            ("/api/v1/namespaces/d/services/web/proxy-service", "web"),
+            ("/api/v1/namespaces/d/pods", ""),
+            ("/api/v1/namespaces/d", "d"),
+            ("/api/v1/namespaces/d/status", "d"),
+            ("/api/v1/nodes/n/proxy/x", "n"),
+            ("/apis/apps/v1/watch/namespaces/d/deployments/x", "x"),
+        ] {
+            let target = PathAndQuery::from_static(target);
+            match Request::new(&Method::GET, &target).wanted() {
+                Wanted::Resource { name, .. } => assert_eq!(name, expected, "{target}"),
+                other => panic!("{target}: {other:?}"),
+            }
         }
     }
 

@@ -27,6 +27,7 @@ struct Rule {
     api_groups: Vec<Box<str>>,
     resources: Vec<Box<str>>,
     namespaces: Vec<Box<str>>,
+    names: Vec<Box<str>>,
     paths: Vec<Box<str>>,
 }
 
@@ -64,6 +65,8 @@ struct Written {
     api_groups: Vec<String>,
     resources: Vec<String>,
     namespaces: Vec<String>,
+    /// Of objects. As in RBAC, no list and nothing that is made has one.
+    resource_names: Vec<String>,
     #[serde(rename = "nonResourceURLs")]
     non_resource_urls: Vec<String>,
 }
@@ -134,15 +137,16 @@ impl Policy {
 
 impl Rule {
     fn allows(&self, wanted: Wanted<'_>) -> bool {
-        let of_resources = [&self.api_groups, &self.resources, &self.namespaces];
+        let of_resources = [&self.api_groups, &self.resources, &self.namespaces, &self.names];
         let of_resources = of_resources.iter().any(|list| !list.is_empty());
         match wanted {
-            Wanted::Resource { verb, group, resource, subresource, namespace } => {
+            Wanted::Resource { verb, group, resource, subresource, namespace, name } => {
                 (of_resources || self.paths.is_empty())
                     && is_listed(&self.verbs, verb)
                     && is_listed(&self.api_groups, group)
                     && (self.namespaces.is_empty()
                         || !namespace.is_empty() && is_one_of(&self.namespaces, namespace))
+                    && (self.names.is_empty() || !name.is_empty() && is_one_of(&self.names, name))
                     && (self.resources.is_empty()
                         || self.resources.iter().any(|one| is_resource(one, resource, subresource)))
             }
@@ -168,6 +172,7 @@ impl From<Written> for Rule {
             api_groups: boxed(written.api_groups),
             resources: boxed(written.resources),
             namespaces: boxed(written.namespaces),
+            names: boxed(written.resource_names),
             paths: boxed(written.non_resource_urls),
         }
     }
@@ -202,6 +207,7 @@ impl Written {
             ("groups", &self.groups),
             ("clusters", &self.clusters),
             ("namespaces", &self.namespaces),
+            ("resourceNames", &self.resource_names),
             ("nonResourceURLs", &self.non_resource_urls),
         ];
         for (what, list) in patterns {

@@ -102,6 +102,14 @@ pub(crate) enum NotExposed {
     Withdrawn,
 }
 
+/// Reads a list for those who only want to know what it says.
+///
+/// # Errors
+/// As a hub that starts with it.
+pub(crate) fn read(file: &std::path::Path) -> Result<Exposed, UnusableList> {
+    follow::of_file(file, &follow::read_file(file)?)
+}
+
 // === impl Services ===
 
 impl Services {

@@ -145,6 +145,10 @@ async fn s42_s43_s44_s48_s50_what_reaches_a_service_and_what_comes_back() {
     for gone in ["strict-transport-security", "alt-svc", "clear-site-data", "cluster-proxy-mode"] {
         assert!(!answer.headers.contains_key(gone), "{gone}");
     }
+    // A path that names no cluster goes home, and so does its redirect.
+    let at_home = WEB.trim_start_matches("/c1");
+    let answer = ground.client().get(at_home).await;
+    assert_eq!(answer.headers["location"], format!("{at_home}/login?next=/").as_str());
     // The same answer of an API server.
     let answer = ground.client().get("/c1/api/v1/pods").await;
     assert!(!answer.headers.contains_key("set-cookie"));
@@ -257,9 +261,9 @@ async fn identities_of_the_hub_reach_what_policy_and_list_allow() {
             "GET",
             service("back", "office"),
             403,
-            "get services/proxy-service in namespace back on cluster c1",
+            "get services/proxy-service of office in namespace back on cluster c1",
         ),
-        ("POST", format!("{WEB}/"), 403, "create services/proxy-service in namespace shop"),
+        ("POST", format!("{WEB}/"), 403, "create services/proxy-service of web in namespace shop"),
         ("GET", service("shop", "other"), 403, "is not in the hub's list"),
         ("GET", service("back", "office").replace("/c1/", "/c9/"), 403, "on cluster c9"),
         ("GET", WEB.replace("/c1/", "/c9/"), 404, "no cluster c9"),

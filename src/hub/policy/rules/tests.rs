@@ -88,6 +88,31 @@ fn resources_namespaces_and_paths_as_in_rbac() {
 }
 
 #[test]
+fn a_rule_may_be_about_some_objects() {
+    let some = policy(
+        "- users: ['*']
+  clusters: ['*']
+  resources: [services/proxy-service, pods]
+  resourceNames: [web, 'api-*']
+",
+    );
+    for (allowed, line) in [
+        (true, "c1 GET /api/v1/namespaces/a/services/web/proxy-service"),
+        (true, "c1 GET /api/v1/namespaces/a/pods/api-1"),
+        (false, "c1 GET /api/v1/namespaces/a/services/web2/proxy-service"),
+        (false, "c1 GET /api/v1/namespaces/a/services/web"),
+        (false, "c1 GET /api/v1/namespaces/a/pods"),
+        (false, "c1 POST /api/v1/namespaces/a/pods"),
+    ] {
+        assert_eq!(ask(&some, "u", &[], line), allowed, "{line}");
+    }
+    let any = policy("- {users: ['*'], clusters: ['*'], resourceNames: ['*']}\n");
+    assert!(ask(&any, "u", &[], "c1 GET /api/v1/namespaces/a/pods/p"));
+    assert!(!ask(&any, "u", &[], "c1 GET /api/v1/namespaces/a/pods"), "a list names none");
+    assert!(!ask(&any, "u", &[], "c1 GET /version"), "it is about objects");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_the_number_of_the_rule() {
     let good = "- {users: [a], clusters: [c1]}\n";
     for (rule, why) in [
@@ -109,7 +134,7 @@ fn what_is_wrong_is_said_with_the_number_of_the_rule() {
         "",
         "rules: {}",
         "rule: []",
-        "rules: [{users: [a], clusters: [c1], resourceNames: [x]}]",
+        "rules: [{users: [a], clusters: [c1], resourceName: [x]}]",
         "rules: [{users: [a], users: [b], clusters: [c1]}]",
         "rules: [{users: a, clusters: [c1]}]",
     ] {
