@@ -24,6 +24,8 @@ mod outages;
 mod refusals;
 mod replicas;
 mod requests;
+#[cfg(feature = "sandbox")]
+mod services;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

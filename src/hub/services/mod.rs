@@ -7,8 +7,8 @@
 //! | read at the start, and again when it changes | [`follow`] |
 //! | whether the cluster stands by its own token, which no API server sees here | [`reviews`] |
 //!
-//! The hub's list is the first of two: the owner of a cluster exposes services as well (`agent
-//! --expose-service`), and the agent refuses what is none.
+//! The hub's list is the first of two: the owner of a cluster exposes services as well, and the agent
+//! refuses what is none.
 
 mod follow;
 mod list;

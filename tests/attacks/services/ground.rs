@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use serde_json::{Value, json};
 
 use cluster_proxy::hub::ExposedServices;
+use cluster_proxy::tunnel::headers::UPGRADE;
 
 use crate::agent::{HostileAgent, Script, reply};
 use crate::support::client::{Answer, Client, empty};
@@ -49,6 +50,7 @@ pub(super) struct Said {
 /// One request for the service or the API server.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
+    pub(super) method: Method,
     pub(super) target: String,
     pub(super) headers: HeaderMap,
 }
@@ -145,10 +147,21 @@ impl Said {
             return;
         }
         let target = request.uri().path_and_query().unwrap().as_str().to_owned();
-        self.seen.lock().unwrap().push(Seen { target, headers: request.headers().clone() });
+        let (method, headers) = (request.method().clone(), request.headers().clone());
+        let echoes = target.starts_with("/echo");
+        self.seen.lock().unwrap().push(Seen { method, target, headers });
         let mut answer = Response::new(());
         for (name, value) in self.answer.lock().unwrap().iter() {
             answer.headers_mut().append(*name, value.parse().unwrap());
+        }
+        if echoes {
+            // A CONNECT says what it wants to become.
+            if let Some(protocol) = request.headers().get(UPGRADE) {
+                answer.headers_mut().insert(UPGRADE, protocol.clone());
+            }
+            let send = respond.send_response(answer, false).unwrap();
+            tokio::spawn(echo(request.into_body(), send));
+            return;
         }
         // The stream may be gone.
         if let Ok(mut send) = respond.send_response(answer, false) {
@@ -172,6 +185,18 @@ impl Said {
         let yes = json!({"kind": "TokenReview", "status": {"authenticated": true}});
         reply(respond, &review.unwrap_or(yes).to_string());
     }
+}
+
+/// Sends back what comes, as it comes.
+async fn echo(mut body: h2::RecvStream, mut send: h2::SendStream<Bytes>) {
+    while let Some(Ok(part)) = body.data().await {
+        let _ = body.flow_control().release_capacity(part.len());
+        if send.send_data(part, false).is_err() {
+            return;
+        }
+    }
+    // The stream may be gone.
+    let _ = send.send_data(Bytes::new(), true);
 }
 
 /// Accounts of the hub reach what is named `web` and `api` in `shop`, on any cluster.

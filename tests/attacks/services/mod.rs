@@ -2,6 +2,7 @@
 //! a user. Cases 42 to 44, 48, 50, 52 to 58, 66, 67, 70, 71, 73, 101 and 102, at both ends.
 
 mod ground;
+mod streams;
 
 use http_body_util::BodyExt as _;
 use serde_json::json;
