@@ -145,7 +145,11 @@ impl CheckArgs {
             name: &service.name,
         };
         let mut answer = self.judged(policy, wanted);
-        let Some(file) = self.exposed_services.as_ref().filter(|_| answer.allowed) else {
+        if !answer.allowed {
+            return Ok(answer);
+        }
+        let Some(file) = &self.exposed_services else {
+            answer.reason += "; whether the hub exposes it, --exposed-services would tell";
             return Ok(answer);
         };
         let exposed = services::read(file)?;
@@ -199,6 +203,10 @@ rules:
 ";
 
     fn check(line: &str) -> Answer {
+        check_with(line, true)
+    }
+
+    fn check_with(line: &str, list: bool) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, POLICY).unwrap();
@@ -206,7 +214,7 @@ rules:
         let file = folder.path().join("services.yaml");
         std::fs::write(&file, SERVICES).unwrap();
         let services = format!("--exposed-services={}", file.display());
-        let files = [policy.as_str(), services.as_str()];
+        let files = [policy.as_str()].into_iter().chain(list.then_some(services.as_str()));
         let words = ["auth", "check"].into_iter().chain(line.split(' ')).chain(files);
         let AuthCommand::Check(args) = Command::try_parse_from(words).unwrap().auth.command;
         args.answer().unwrap()
@@ -245,6 +253,9 @@ rules:
             assert_eq!(answer.allowed, rule.is_some() && (entry.is_some() || !is_path), "{line}");
             assert!(answer.reason.contains(says), "{line}: {}", answer.reason);
         }
+        let line = format!("c1 get {shop}/web/proxy-service/ --as cluster:hub:s");
+        let answer = check_with(&line, false);
+        assert!(answer.allowed && answer.reason.ends_with("--exposed-services would tell"));
     }
 
     #[test]

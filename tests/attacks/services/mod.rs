@@ -285,7 +285,7 @@ async fn identities_of_the_hub_reach_what_policy_and_list_allow() {
     assert_eq!(ground.fleet.anonymous().token(&leaver).get(WEB).await.status, 401);
 }
 
-/// Streams of services end with what let them begin.
+/// Streams of services end with what let them begin, and with the cluster.
 #[tokio::test]
 async fn s73_a_stream_ends_with_its_entry_its_rule_or_its_token() {
     let ground = Ground::start(SERVICES).await;
@@ -326,6 +326,12 @@ async fn s73_a_stream_ends_with_its_entry_its_rule_or_its_token() {
     // What a refusal ends is in the book for streams of services as for all others.
     *ground.said.review.lock().unwrap() = Some(json!({"kind": "TokenReview", "status": {}}));
     ended("token-refused", of_pod).await;
+    *ground.said.review.lock().unwrap() = None;
+    let of_cluster = open(&own, TRUSTED).await;
+    assert!(ground.fleet.hub.state.remove(&"c1".parse().unwrap()).await.unwrap());
+    let rest = within("the cluster is removed", BOUND, of_cluster.collect()).await;
+    assert!(rest.is_err(), "a cut answer does not look complete");
+    assert_eq!(own.get(TRUSTED).await.status, 401);
 }
 
 /// What an agent says in place of a service is told as such.
