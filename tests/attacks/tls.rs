@@ -265,7 +265,7 @@ async fn s111_pieces_and_noise() {
     let warning = record(ALERT, &[1, 90]);
     let close_notify = record(ALERT, &[1, 0]);
     let half = record(HANDSHAKE, &message[..50]);
-    let noise: [(&str, Vec<u8>); 9] = [
+    let noise: [(&str, Vec<u8>); 8] = [
         ("64 KiB of warnings", warning.repeat(9_400)),
         ("warnings after half a hello", [half.clone(), warning.repeat(9_400)].concat()),
         ("a goodbye after half a hello", [half.clone(), close_notify].concat()),
@@ -274,13 +274,34 @@ async fn s111_pieces_and_noise() {
         ("a hello of 16 MiB", record(HANDSHAKE, &[1, 0xff, 0xff, 0xff, 3, 3])),
         ("data before the handshake", record(23, b"GET / HTTP/1.1\r\n\r\n")),
         ("an unknown record", record(99, b"x")),
-        ("HTTP", b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec()),
     ];
     for (what, bytes) in noise {
         let answer = ask(fleet, &bytes).await;
         assert!(!matches!(answer, Answer::Handshake(_)), "{what}: {answer:?}");
         assert_eq!(ground.client().get(&ground.path("s111")).await.status, 200, "{what}");
     }
+}
+
+/// Over HTTP/1.1 and HTTP/2, with a body too, and byte by byte; the same over TLS is answered.
+#[tokio::test]
+async fn s111_plain_http_is_told_so() {
+    let ground = Ground::start().await;
+    let heads: [&[u8]; 4] = [
+        b"GET /c1/version HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST /c1/api HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n12345",
+        b"G",
+    ];
+    for bytes in heads {
+        let mut socket = TcpStream::connect(ground.fleet.hub.addresses.user).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        let mut answer = String::new();
+        let read = within("the whole answer", PATIENCE, socket.read_to_string(&mut answer));
+        read.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 400 "), "{answer:?}");
+        assert!(answer.ends_with("write https:// in its address.\n"), "{answer:?}");
+    }
+    assert_eq!(ground.client().get(&ground.path("s111")).await.status, 200);
 }
 
 const HANDSHAKE: u8 = 22;

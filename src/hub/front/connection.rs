@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,26 +11,28 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, server::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Front;
 use super::gate::Arrived;
+use super::{Front, plain};
 use crate::drain::Drain;
 use crate::hub::flood::FloodGuard;
 use crate::hub::limits::{Limit, Limits};
 use crate::listen::activity::Activity;
 use crate::listen::linger::Lingering;
 use crate::listen::pace::{Deadlines, Paced};
-use crate::pki::tls::Protocol;
+use crate::pki::tls::{Protocol, ServerStream};
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(front: Front, arrived: Arrived) {
     let Arrived { socket, peer, connection, handshake } = arrived;
     let limits = Arc::clone(&front.limits);
-    let accepted = timeout(limits.handshake_timeout, front.tls.accept(socket)).await;
+    let accepted = timeout(limits.handshake_timeout, shake_hands(&front, socket)).await;
     drop(handshake);
     let (stream, protocol) = match accepted {
-        Ok(Ok(accepted)) => accepted,
+        Ok(Ok(Some(accepted))) => accepted,
+        Ok(Ok(None)) => return tracing::debug!(%peer, "plain HTTP on the port of HTTPS"),
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => {
             front.hit(Limit::HandshakeTimeout);
@@ -82,6 +85,18 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
         }
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// TLS with the client; None for one that spoke plain HTTP, and was told.
+async fn shake_hands(
+    front: &Front,
+    socket: TcpStream,
+) -> io::Result<Option<(ServerStream<TcpStream>, Protocol)>> {
+    if plain::is_spoken(&socket).await? {
+        plain::refuse(socket).await?;
+        return Ok(None);
+    }
+    front.tls.accept(socket).await.map(Some)
 }
 
 /// Drives a connection to its end. In a drain, or once `idle` is ready, it finishes what runs and

@@ -5,6 +5,7 @@ mod connection;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod listener;
+mod plain;
 mod service;
 
 use std::net::SocketAddr;
