@@ -234,17 +234,46 @@ fn fit(limits: Limits, workers: usize) -> Limits {
             return limits;
         }
     };
-    let (clients, agents) = (limits.connections, limits.agent_connections);
-    let limits = limits.within(descriptors, workers);
-    if limits.connections < clients || limits.agent_connections < agents {
-        tracing::warn!(
+    let fitting = limits.clone().within(descriptors, workers);
+    let (clients, agents) = (fitting.connections, fitting.agent_connections);
+    match Fit::of(&limits, &fitting) {
+        Fit::Whole => {}
+        Fit::Enough => tracing::info!(
             descriptors,
-            clients = limits.connections,
-            agents = limits.agent_connections,
+            clients,
+            agents,
+            "connections are limited by that of open files (ulimit -Hn)"
+        ),
+        Fit::Few => tracing::warn!(
+            descriptors,
+            clients,
+            agents,
             "fewer connections than configured fit into the limit of open files: raise it (ulimit -Hn)"
-        );
+        ),
     }
-    limits
+    fitting
+}
+
+/// What becomes of the limits of connections where open files are limited.
+#[derive(Debug, PartialEq, Eq)]
+enum Fit {
+    Whole,
+    /// Fewer than our defaults, which nobody asked for.
+    Enough,
+    /// Fewer than somebody asked for, or so few that they will be missed.
+    Few,
+}
+
+impl Fit {
+    fn of(wanted: &Limits, fitting: &Limits) -> Self {
+        let of = |limits: &Limits| [limits.connections, limits.agent_connections];
+        if of(fitting) == of(wanted) {
+            return Self::Whole;
+        }
+        let is_asked = of(wanted) != of(&Limits::default());
+        let is_little = of(fitting).iter().any(|fit| *fit < ENOUGH_CONNECTIONS);
+        if is_asked || is_little { Self::Few } else { Self::Enough }
+    }
 }
 
 /// Says how much memory the limits let others make the hub take.
@@ -294,3 +323,21 @@ const NOTICED: Duration = Duration::from_secs(10);
 
 /// What the hub needs to close its tunnels once its streams have ended.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// Clients, or agents, of a fleet that is not small.
+const ENOUGH_CONNECTIONS: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_asked_for_more_or_gets_hardly_any_is_warned() {
+        let asked = |connections| Limits { connections, ..Limits::default() };
+        let fit = |wanted: Limits, files| Fit::of(&wanted, &wanted.clone().within(files, 2));
+        assert_eq!(fit(Limits::default(), 1 << 20), Fit::Whole);
+        assert_eq!(fit(Limits::default(), 20_000), Fit::Enough);
+        assert_eq!(fit(asked(30_000), 20_000), Fit::Few);
+        assert_eq!(fit(Limits::default(), 1024), Fit::Few);
+    }
+}

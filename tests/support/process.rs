@@ -209,6 +209,25 @@ impl Kubectl {
         named.into_iter().chain([built, PathBuf::from("kubectl")]).find(works)
     }
 
+    /// Whether kubectl is 1.`minor` or later; says that `test` is skipped where it is older, or where
+    /// there is none.
+    pub(crate) fn is_at_least(test: &str, minor: u32) -> bool {
+        let found = Self::find().and_then(|program| {
+            let output = Command::new(program).args(["version", "--client", "-o", "json"]).output();
+            let version: serde_json::Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+            version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse::<u32>().ok()
+        });
+        let enough = found.is_some_and(|found| found >= minor);
+        if !enough {
+            let reason = match found {
+                Some(found) => format!("kubectl is 1.{found}, and 1.{minor} is needed"),
+                None => "there is no kubectl".to_owned(),
+            };
+            super::skipped(test, &reason, "tests/kubectl/build");
+        }
+        enough
+    }
+
     /// kubectl with this kubeconfig; says that `test` is skipped where there is none.
     pub(crate) fn new(test: &str, kubeconfig: &Path) -> Option<Self> {
         let Some(program) = Self::find() else {
