@@ -47,3 +47,6 @@ pub mod shares;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;
+
+#[cfg(test)]
+mod testing;

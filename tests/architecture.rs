@@ -65,6 +65,31 @@ fn no_file_is_over_400_lines() {
     }
 }
 
+/// `src/README.md` is for people: short, every file that it names is there, and its folders have the
+/// layers of `src/lib.rs`.
+#[test]
+fn the_page_of_the_architecture_is_true() {
+    let page = std::fs::read_to_string(source_root().join("README.md")).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(page.lines().count() <= MAX_PAGE_LINES, "src/README.md is over {MAX_PAGE_LINES} lines");
+    let named = page.split('`').skip(1).step_by(2);
+    let mut paths = named.filter(|word| word.ends_with(".rs") || word.ends_with('/')).peekable();
+    assert!(paths.peek().is_some(), "src/README.md names no file");
+    for path in paths {
+        let is_there = source_root().join(path).exists() || root.join(path).exists();
+        assert!(is_there, "src/README.md: there is no `{path}`");
+    }
+    for (module, layer) in layers() {
+        let row = |line: &&str| {
+            let names = [format!("`{module}/`"), format!("`{module}.rs`")];
+            line.starts_with(&format!("| {layer} | `"))
+                && names.iter().any(|name| line.contains(name))
+        };
+        let found = page.lines().skip_while(|line| *line != "## The folders").find(row);
+        assert!(found.is_some(), "src/README.md has no row of layer {layer} with `{module}`");
+    }
+}
+
 /// Module to layer, as the table in the documentation of `src/lib.rs` has it.
 fn layers() -> BTreeMap<String, u8> {
     let map = std::fs::read_to_string(source_root().join("lib.rs")).unwrap();
@@ -140,3 +165,5 @@ fn source_root() -> PathBuf {
 /// The lower layers are vocabulary and tools that may use one another; hub, agent and miniapi not.
 const MAY_IMPORT_EQUALS: u8 = 2;
 const MAX_LINES: usize = 400;
+/// One page, read at one sitting.
+const MAX_PAGE_LINES: usize = 120;

@@ -104,6 +104,7 @@ impl Collector for Remembered {
 mod tests {
     use super::super::testing::at;
     use super::*;
+    use crate::telemetry::testing::assert_metrics_written;
 
     #[test]
     fn accounts_are_counted_by_state_and_the_oldest_token_shown() {
@@ -128,5 +129,13 @@ mod tests {
         }
         metrics.idle();
         assert!(text().contains("cluster_proxy_accounts{state=\"ready\"} 0"));
+    }
+
+    #[test]
+    fn the_page_says_every_metric_of_accounts() {
+        let registry = Registry::new();
+        // What is remembered has its series from the start.
+        let Metrics { tokens, memory: _ } = Metrics::new(&registry, Arc::new(|| at(100))).unwrap();
+        assert_metrics_written("accounts", &registry, &[&tokens]);
     }
 }

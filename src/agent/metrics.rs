@@ -171,3 +171,26 @@ const BUCKETS: [f64; 12] =
 
 /// Names and labels are constants of this file.
 const VALID: &str = "invariant: metric names are valid and registered once";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::testing::assert_metrics_written;
+
+    #[test]
+    fn the_page_says_every_metric_of_the_agent() {
+        let Metrics {
+            registry,
+            tunnels,
+            reconnects,
+            requests,
+            api_server,
+            // Its series are there from the start.
+            upgraded: _,
+            certificate_expiry,
+        } = Metrics::new();
+        let others: [&dyn Collector; 5] =
+            [&tunnels, &reconnects, &requests, &api_server, &certificate_expiry];
+        assert_metrics_written("agent", &registry, &others);
+    }
+}

@@ -239,6 +239,10 @@ tunnel: get, watch, logs, exec and port-forward work as if the cluster were next
 
 #[cfg(test)]
 mod tests {
+    // Commands of the sandbox are on the page too.
+    #[cfg(feature = "sandbox")]
+    mod reference;
+
     use clap::CommandFactory;
 
     use super::*;

@@ -283,3 +283,6 @@ fn service_fault_text(fault: &Fault, cluster: &ClusterName, service: &ServiceTar
     };
     format!("the agent of cluster {cluster} {what} service {service}")
 }
+
+#[cfg(test)]
+mod tests;

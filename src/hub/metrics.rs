@@ -247,3 +247,50 @@ fn register<C: Collector + Clone + 'static>(
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::testing::assert_metrics_written;
+
+    #[test]
+    fn the_page_says_every_metric_of_the_data_path() {
+        let registry = Registry::new();
+        let Metrics {
+            requests,
+            // Both have their series from the start.
+            legs: _,
+            limit_hits: _,
+            bytes,
+            in_flight,
+            live_streams,
+            streams_ended,
+            tunnels,
+            tunnels_lost,
+            dock_refusals,
+            healthy,
+            certificate_expiry,
+            reload_failed,
+            access_lines_dropped,
+            unread_bytes,
+            connections,
+        } = Metrics::new(&registry).unwrap();
+        let others: [&dyn Collector; 14] = [
+            &requests,
+            &bytes,
+            &in_flight,
+            &live_streams,
+            &streams_ended,
+            &tunnels,
+            &tunnels_lost,
+            &dock_refusals,
+            &healthy,
+            &certificate_expiry,
+            &reload_failed,
+            &access_lines_dropped,
+            &unread_bytes,
+            &connections,
+        ];
+        assert_metrics_written("hub", &registry, &others);
+    }
+}

@@ -143,7 +143,10 @@ const LABELS: [(ProfileState, &str); 4] = [
 
 #[cfg(test)]
 mod tests {
+    use prometheus::core::Collector;
+
     use super::*;
+    use crate::telemetry::testing::assert_metrics_written;
 
     #[test]
     fn profiles_that_come_and_go_are_no_series() {
@@ -161,5 +164,14 @@ mod tests {
         assert_eq!((published(), series()), (1000, before));
         metrics.retain(&HashSet::from(["0".to_owned(), "x".to_owned()]));
         assert_eq!((published(), metrics.states().len()), (1, 1));
+    }
+
+    #[test]
+    fn the_page_says_every_metric_of_the_inventory() {
+        let registry = Registry::new();
+        let Metrics { publishable, served, profiles, writes, states: _ } =
+            Metrics::register(&registry).unwrap();
+        let others: [&dyn Collector; 4] = [&publishable, &served, &profiles, &writes];
+        assert_metrics_written("inventory", &registry, &others);
     }
 }

@@ -3,3 +3,6 @@
 pub mod log;
 pub mod series;
 pub mod trace;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::hub::authn::Refusal;
+    use crate::telemetry::testing::assert_metrics_written;
 
     #[test]
     fn a_cluster_that_goes_takes_its_series_along() {
@@ -183,5 +184,17 @@ mod tests {
         metrics.forget(&ClusterName::parse("c1").unwrap());
         assert!(of("c1").is_empty());
         assert_eq!(of("c2").len(), 6);
+    }
+
+    #[test]
+    fn the_page_says_every_metric_of_authentication() {
+        let registry = Registry::new();
+        let Metrics { decisions, cache_hits, refreshes, read_at, conflicts, issuer_failures } =
+            Metrics::register(&registry);
+        assert_metrics_written(
+            "authentication",
+            &registry,
+            &[&decisions, &cache_hits, &refreshes, &read_at, &conflicts, &issuer_failures],
+        );
     }
 }

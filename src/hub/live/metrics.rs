@@ -130,6 +130,7 @@ impl Right {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::testing::assert_metrics_written;
 
     #[test]
     fn nothing_is_left_of_a_removed_cluster() {
@@ -152,5 +153,13 @@ mod tests {
         assert_eq!(series(), both / 2);
         metrics.watch_failed(&names[1]);
         assert_eq!(series(), both / 2, "the other goes on");
+    }
+
+    #[test]
+    fn the_page_says_every_metric_of_live_streams() {
+        let registry = Registry::new();
+        let Metrics { tokens, reviews, watch_failures, missing } =
+            Metrics::register(&registry).unwrap();
+        assert_metrics_written("live", &registry, &[&tokens, &reviews, &watch_failures, &missing]);
     }
 }

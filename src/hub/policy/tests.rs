@@ -5,6 +5,7 @@ use http::HeaderMap;
 
 use super::*;
 use crate::hub::authn::{Impersonated, Voucher};
+use crate::telemetry::testing::assert_metrics_written;
 
 fn asked(user: &str, cluster: &str) -> Asked {
     let impersonation =
@@ -131,4 +132,11 @@ async fn a_changed_policy_is_taken_over_and_a_broken_one_is_not() {
     world.write(JANE);
     soon("a change is seen by itself", || policies.decide(&jane).is_ok()).await;
     task.abort();
+}
+
+#[test]
+fn the_page_says_every_metric_of_the_policy() {
+    let registry = Registry::new();
+    let Metrics { decisions, rules, reload_failures } = Metrics::register(&registry).unwrap();
+    assert_metrics_written("policy", &registry, &[&decisions, &rules, &reload_failures]);
 }

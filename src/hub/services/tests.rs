@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::hub::authn::SpokeApiError;
+use crate::telemetry::testing::assert_metrics_written;
 
 const WEB: &str = "- {namespace: shop, service: web}";
 const WEB_WITH_TOKEN: &str = "- {namespace: shop, service: web, passToken: true}";
@@ -201,4 +202,11 @@ async fn a_config_map_is_followed_and_a_missing_one_exposes_nothing() {
     look().await;
     assert!(matches!(decided(), Err(NotExposed::NotListed { .. })), "it was deleted");
     task.abort();
+}
+
+#[test]
+fn the_page_says_every_metric_of_services() {
+    let registry = Registry::new();
+    let Metrics { decisions, entries, reload_failures } = Metrics::register(&registry).unwrap();
+    assert_metrics_written("services", &registry, &[&decisions, &entries, &reload_failures]);
 }

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::miniapi::store::{Key, Mode};
 use crate::miniapi::testing::{Fault, InMemory, Wire};
+use crate::telemetry::testing::assert_metrics_written;
 
 /// Contenders for one lease, and who of them works.
 struct World {
@@ -286,4 +287,11 @@ async fn work_that_ends_gives_the_lead_back() {
     assert!(drain.finish(SECOND).await);
     task.await.unwrap();
     assert_eq!(world.spec()["holderIdentity"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_page_says_who_leads() {
+    let world = World::start().await;
+    let contender = world.contend("first");
+    assert_metrics_written("leader", &contender.metrics, &[]);
 }
