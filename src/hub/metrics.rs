@@ -48,6 +48,18 @@ pub(crate) struct Metrics {
     pub(crate) unread_bytes: IntGauge,
     /// User connections open.
     pub(crate) connections: Gauge,
+    /// Clients that never got as far as HTTPS, by `reason`.
+    pub(crate) handshakes_failed: HandshakesFailed,
+}
+
+/// Clients of the user listener whose TLS handshake came to nothing. Those that ran out of time are
+/// hits of a limit instead.
+#[derive(Clone, Debug)]
+pub(crate) struct HandshakesFailed {
+    /// Plain HTTP: an address without its `https`, or a probe.
+    pub(crate) plain_http: IntCounter,
+    /// Anything else: the client does not trust the certificate, went away, or speaks no TLS we do.
+    pub(crate) tls: IntCounter,
 }
 
 /// How much is open right now, by kind.
@@ -84,6 +96,8 @@ impl Metrics {
 
     /// Registers everything.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let counter = |name: &str, help: &str, labels: &[&str]| {
             register(registry, IntCounterVec::new(opts(name, help), labels)?)
         };
@@ -166,6 +180,11 @@ impl Metrics {
                 registry,
                 Gauge::with_opts(opts("connections", "Open connections on the user listener"))?,
             )?,
+            handshakes_failed: HandshakesFailed::new(&counter(
+                "handshakes_failed_total",
+                "Connections of clients that came to no TLS, those out of time aside",
+                &["reason"],
+            )?),
         })
     }
 
@@ -178,6 +197,15 @@ impl Metrics {
         for counter in [&self.requests, &self.bytes, &self.tunnels_lost, &self.streams_ended] {
             forget(counter, "cluster", cluster.as_str());
         }
+    }
+}
+
+// === impl HandshakesFailed ===
+
+impl HandshakesFailed {
+    fn new(counter: &IntCounterVec) -> Self {
+        let reason = |name| counter.with_label_values(&[name]);
+        Self { plain_http: reason("plain-http"), tls: reason("tls") }
     }
 }
 
@@ -258,9 +286,10 @@ mod tests {
         let registry = Registry::new();
         let Metrics {
             requests,
-            // Both have their series from the start.
+            // These have their series from the start.
             legs: _,
             limit_hits: _,
+            handshakes_failed: _,
             bytes,
             in_flight,
             live_streams,

@@ -302,6 +302,13 @@ async fn s111_plain_http_is_told_so() {
         assert!(answer.ends_with("write https:// in its address.\n"), "{answer:?}");
     }
     assert_eq!(ground.client().get(&ground.path("s111")).await.status, 200);
+    let hub = &ground.fleet.hub;
+    let counted =
+        async |reason| hub.metric("cluster_proxy_handshakes_failed_total", &[reason]).await;
+    assert_eq!(counted("plain-http").await, 4.0);
+    assert_eq!(counted("tls").await, 0.0);
+    let memory = hub.metric("process_resident_memory_bytes", &[]).await;
+    assert!(memory > 0.0 || !cfg!(target_os = "linux"));
 }
 
 const HANDSHAKE: u8 = 22;

@@ -306,6 +306,15 @@ async fn behind_a_balancer_the_source_is_whom_it_names() {
     let (_plain, echo) = from("127.0.0.10", b"").await.unwrap();
     assert!(echo.contains("127.0.0.10"), "{echo}");
     assert!(from("127.0.0.10", &line("198.51.100.7")).await.is_err());
+    // Plain HTTP behind the balancer is told so too.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut plain = socket.connect(client.address).await.unwrap();
+    let request = [&line("198.51.100.9")[..], b"GET / HTTP/1.1\r\nhost: hub\r\n\r\n"].concat();
+    plain.write_all(&request).await.unwrap();
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 400 "), "{answer:?}");
     // A header that never comes has a deadline.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();

@@ -32,8 +32,14 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
     drop(handshake);
     let (stream, protocol) = match accepted {
         Ok(Ok(Some(accepted))) => accepted,
-        Ok(Ok(None)) => return tracing::debug!(%peer, "plain HTTP on the port of HTTPS"),
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+        Ok(Ok(None)) => {
+            front.recorder.metrics.handshakes_failed.plain_http.inc();
+            return tracing::debug!(%peer, "plain HTTP on the port of HTTPS");
+        }
+        Ok(Err(error)) => {
+            front.recorder.metrics.handshakes_failed.tls.inc();
+            return tracing::debug!(%peer, %error, "TLS handshake failed");
+        }
         Err(_) => {
             front.hit(Limit::HandshakeTimeout);
             return tracing::debug!(%peer, "TLS handshake took too long");
