@@ -1,38 +1,63 @@
 //! What the benchmarks share: one client's connection that asks again and again, and what is made
 //! of the times it took.
+#![allow(dead_code, reason = "each benchmark uses a part of this module")]
 
 use std::time::Duration;
 
+use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::client::{Body, Client, empty};
 
-/// A kept connection over HTTP/1.1.
+/// A kept connection, of the HTTP version of its client.
 pub(crate) struct Asker {
     client: Client,
-    sender: SendRequest<Body>,
+    sender: Sender,
     _connection: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
 }
 
 // === impl Asker ===
 
 impl Asker {
     pub(crate) async fn connect(client: &Client) -> Self {
-        let stream = TokioIo::new(client.connect(b"http/1.1").await.unwrap());
-        let (sender, connection) = handshake(stream).await.unwrap();
-        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let alpn: &[u8] = if client.http2 { b"h2" } else { b"http/1.1" };
+        let stream = TokioIo::new(client.connect(alpn).await.unwrap());
+        let (sender, connection) = if client.http2 {
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            (Sender::Http2(sender), tokio::spawn(connection))
+        } else {
+            let (sender, connection) = http1::handshake(stream).await.unwrap();
+            (Sender::Http1(sender), tokio::spawn(connection))
+        };
+        let connection = AbortOnDropHandle::new(connection);
         Self { client: client.clone(), sender, _connection: connection }
+    }
+
+    /// Sends `request`, whose answer must be a 200.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => sender.send_request(request).await,
+            Sender::Http2(sender) => sender.send_request(request).await,
+        };
+        let response = response.unwrap();
+        assert_eq!(response.status(), 200);
+        response
     }
 
     /// `GET path`, whose answer must be whole: a fast proxy that loses bytes has won nothing.
     pub(crate) async fn ask(&mut self, path: &str, bytes: usize) {
         let request = self.client.request("GET", path, empty());
-        let response = self.sender.send_request(request).await.unwrap();
-        assert_eq!(response.status(), 200);
-        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = self.send(request).await.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len(), bytes, "a whole body");
     }
 }

@@ -1,0 +1,194 @@
+//! What is asked of every proxy, and one round of it.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::Request;
+use tokio::time::Instant;
+
+use crate::measure::{Asker, quantile};
+use crate::support::api::LIST;
+use crate::support::bodies::{digest, source_body};
+use crate::support::client::{Body, Client, empty};
+use crate::support::process::Process;
+
+/// One line of the table.
+pub(crate) struct Work {
+    pub(crate) name: String,
+    pub(crate) task: Task,
+    pub(crate) http2: bool,
+    pub(crate) connections: usize,
+}
+
+/// What each connection does.
+#[derive(Clone, Copy)]
+pub(crate) enum Task {
+    /// Asks for a short list again and again.
+    List,
+    /// Asks for this many bytes again and again.
+    Get(u64),
+    /// Sends this many bytes again and again.
+    Post(u64),
+    /// Asks for this many bytes, once.
+    Download(u64),
+    /// Sends this many bytes, once.
+    Upload(u64),
+}
+
+/// One of those that are compared.
+pub(crate) struct Proxy<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) hub: &'a Process,
+    pub(crate) agent: &'a Process,
+    pub(crate) client: Client,
+    /// What comes before the path of the API server.
+    pub(crate) prefix: &'static str,
+}
+
+/// What one round measured.
+pub(crate) struct Round {
+    pub(crate) per_second: f64,
+    pub(crate) p50: Duration,
+    /// None where there were too few requests to speak of.
+    pub(crate) p99: Option<Duration>,
+    /// Microseconds per request, or seconds per GiB where [`Task::is_stream`].
+    pub(crate) hub: f64,
+    pub(crate) agent: f64,
+}
+
+/// Length and SHA-256.
+type Checksum = (u64, String);
+
+/// The whole list, the most wanted first.
+pub(crate) fn all() -> Vec<Work> {
+    let mut list = Vec::new();
+    for (name, task) in [("get-3k7", Task::List), ("get-200k", Task::Get(200 << 10))] {
+        for connections in [32, 1, 128, 512] {
+            list.push(Work::new(name, task, false, connections));
+        }
+        list.push(Work::new(name, task, true, 32));
+    }
+    list.push(Work::new("post-10k", Task::Post(10 << 10), false, 32));
+    for (name, task) in
+        [("download-512m", Task::Download(512 << 20)), ("upload-512m", Task::Upload(512 << 20))]
+    {
+        list.push(Work { name: name.to_owned(), ..Work::new(name, task, false, 1) });
+        list.push(Work { name: format!("{name}-by-8"), ..Work::new(name, task, false, 8) });
+    }
+    list
+}
+
+// === impl Work ===
+
+impl Work {
+    fn new(name: &str, task: Task, http2: bool, connections: usize) -> Self {
+        let version = if http2 { "h2" } else { "h1" };
+        let name = format!("{name}-{version}-c{connections}");
+        Self { name, task, http2, connections }
+    }
+
+    /// Opens the connections, then measures until `round` is over, or until every stream is.
+    pub(crate) async fn round(&self, proxy: &Proxy<'_>, round: Duration) -> Round {
+        let client = if self.http2 { proxy.client.http2() } else { proxy.client.clone() };
+        let expected = self.task.expected().await;
+        let askers = join_all((0..self.connections).map(|_| Asker::connect(&client))).await;
+        let before = [proxy.hub.cpu(), proxy.agent.cpu()];
+        let start = Instant::now();
+        let (task, end) = (self.task, start + round);
+        let running: Vec<_> = askers
+            .into_iter()
+            .map(|asker| {
+                let (client, expected) = (client.clone(), expected.clone());
+                tokio::spawn(task.run(asker, client, proxy.prefix, expected, end))
+            })
+            .collect();
+        let mut latencies = Vec::new();
+        for connection in running {
+            latencies.extend(connection.await.unwrap());
+        }
+        let took = start.elapsed();
+        let after = [proxy.hub.cpu(), proxy.agent.cpu()];
+        latencies.sort_unstable();
+        let requests = latencies.len() as f64;
+        let unit = if self.task.is_stream() {
+            requests * expected.0 as f64 / f64::from(1 << 30)
+        } else {
+            requests / 1e6
+        };
+        let each = |index: usize| (after[index] - before[index]).as_secs_f64() / unit;
+        Round {
+            per_second: requests / took.as_secs_f64(),
+            p50: quantile(&latencies, 0.5),
+            p99: (latencies.len() >= ENOUGH_FOR_P99).then(|| quantile(&latencies, 0.99)),
+            hub: each(0),
+            agent: each(1),
+        }
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    /// Whether one body lasts, so that its bytes count and not its request.
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::Download(_) | Self::Upload(_))
+    }
+
+    /// What the body is that each request moves.
+    async fn expected(self) -> Checksum {
+        let body = match self {
+            Self::List => crate::support::client::full("n".repeat(LIST)),
+            Self::Get(bytes) | Self::Post(bytes) | Self::Download(bytes) | Self::Upload(bytes) => {
+                source_body(bytes)
+            }
+        };
+        digest(body).await.unwrap()
+    }
+
+    fn request(self, client: &Client, prefix: &str) -> Request<Body> {
+        let service = format!("{prefix}/api/v1/namespaces/default/services/x/proxy");
+        match self {
+            Self::List => client.request("GET", &format!("{prefix}/api/v1/nodes"), empty()),
+            Self::Get(bytes) | Self::Download(bytes) => {
+                client.request("GET", &format!("{service}/source?bytes={bytes}"), empty())
+            }
+            Self::Post(bytes) | Self::Upload(bytes) => {
+                client.request("POST", &format!("{service}/sink"), source_body(bytes))
+            }
+        }
+    }
+
+    /// Works until `end`, checks every body, and returns how long each request took.
+    async fn run(
+        self,
+        mut asker: Asker,
+        client: Client,
+        prefix: &'static str,
+        expected: Checksum,
+        end: Instant,
+    ) -> Vec<Duration> {
+        let mut latencies = Vec::new();
+        while latencies.is_empty() || (!self.is_stream() && Instant::now() < end) {
+            let start = Instant::now();
+            let body = asker.send(self.request(&client, prefix)).await.into_body();
+            let arrived = match self {
+                Self::Post(_) | Self::Upload(_) => told_by_sink(body).await,
+                Self::List | Self::Get(_) | Self::Download(_) => digest(body).await.unwrap(),
+            };
+            latencies.push(start.elapsed());
+            assert_eq!(arrived, expected, "a whole body");
+        }
+        latencies
+    }
+}
+
+/// What the API server says of the body that it got.
+async fn told_by_sink(body: hyper::body::Incoming) -> Checksum {
+    use http_body_util::BodyExt as _;
+    let told = body.collect().await.unwrap().to_bytes();
+    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    (told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned())
+}
+
+/// Ten requests beyond the quantile.
+const ENOUGH_FOR_P99: usize = 1000;
