@@ -1,5 +1,6 @@
 //! The way to the API server, and its changes while the agent runs.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -86,6 +87,12 @@ impl Access {
         let token = TokenSource::new(&server.credentials)?;
         let upstream = Upstream::new(&server)?;
         Ok(Self { server, upstream, token })
+    }
+
+    /// Where the API server is. None where its name has no address: then it cannot be asked either.
+    pub(super) async fn addresses(&self) -> Vec<SocketAddr> {
+        let host = (self.server.host.as_str(), self.server.port);
+        tokio::net::lookup_host(host).await.map(Iterator::collect).unwrap_or_default()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::impersonation::ImpersonationRule;
+use super::services::Exposure;
 use crate::egress::Egress;
 
 /// Configuration of an agent.
@@ -26,6 +27,8 @@ pub struct AgentConfig {
     pub issuers: Vec<String>,
     /// Which identities of the hub may use this cluster by impersonation; `None` for nobody.
     pub impersonation: Option<ImpersonationRule>,
+    /// Which services of this cluster callers of the hub reach.
+    pub services: Exposure,
     /// Admin listener.
     pub admin: SocketAddr,
     /// How long running streams may take when the agent stops.

@@ -41,6 +41,14 @@ pub(super) fn as_impersonator(headers: &mut HeaderMap, token: Option<HeaderValue
     }
 }
 
+/// Makes the headers of a `service` request fit for a service: nothing there reads identities, so
+/// none passes but an Authorization that the hub let cross. Never with a token of ours.
+pub(super) fn as_service(headers: &mut HeaderMap) {
+    remove_all(headers, impersonation::PREFIX);
+    remove_all(headers, REMOTE);
+    clean_request(headers);
+}
+
 fn remove_all(headers: &mut HeaderMap, prefix: &str) {
     let named = |name: &&HeaderName| name.as_str().starts_with(prefix);
     for name in headers.keys().filter(named).cloned().collect::<Vec<_>>() {

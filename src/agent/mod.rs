@@ -17,6 +17,7 @@ mod presence;
 mod reload;
 mod renewal;
 mod serve;
+mod services;
 #[cfg(test)]
 mod testing;
 mod upgrade;
@@ -24,6 +25,7 @@ mod upstream;
 
 pub use config::AgentConfig;
 pub use impersonation::ImpersonationRule;
+pub use services::{ExposedService, Exposure, InvalidEntry};
 pub use upstream::UpstreamConfigError;
 
 use std::net::{SocketAddr, TcpListener};
@@ -82,6 +84,7 @@ impl Agent {
             greeter,
             metrics.clone(),
             config.impersonation.clone(),
+            config.services.clone(),
         ));
         let bind = |source| AgentError::Bind { address: config.admin, source };
         let admin = TcpListener::bind(config.admin).map_err(bind)?;

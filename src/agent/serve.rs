@@ -17,6 +17,7 @@ use super::hello::{Greeter, no_body};
 use super::impersonation::ImpersonationRule;
 use super::link::Link;
 use super::metrics::Metrics;
+use super::services::{Exposure, Services};
 use super::upgrade;
 use super::upstream::{Account, UpstreamError};
 use crate::telemetry::trace::TraceParent;
@@ -24,6 +25,7 @@ use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode, TOOK, took_value};
 use crate::tunnel::pump::{BodyError, BodySender, ReceiveBody};
 use crate::tunnel::server::{Handler, Responder};
+use crate::tunnel::service::ServiceTarget;
 
 /// What all tunnels of an agent share.
 pub(super) struct Service {
@@ -32,6 +34,8 @@ pub(super) struct Service {
     pub(super) metrics: Metrics,
     /// `None` lets no identity of the hub in.
     impersonation: Option<ImpersonationRule>,
+    /// What the owner exposes beside the API server.
+    pub(super) services: Services,
     /// The last attempt reached the API server: a change is worth a line, each failure is not.
     reachable: AtomicBool,
 }
@@ -109,7 +113,8 @@ impl TunnelHandler {
             Some(Mode::Impersonate) => {
                 self.service.forward(Mode::Impersonate, request, responder).await
             }
-            Some(Mode::Service) | None => refuse(responder, Fault::Refused),
+            Some(Mode::Service) => self.service.to_service(request, responder).await,
+            None => refuse(responder, Fault::Refused),
         }
     }
 }
@@ -122,8 +127,11 @@ impl Service {
         greeter: Greeter,
         metrics: Metrics,
         impersonation: Option<ImpersonationRule>,
+        exposure: Exposure,
     ) -> Self {
-        Self { accesses, greeter, metrics, impersonation, reachable: AtomicBool::new(true) }
+        let services = Services::new(accesses.clone(), exposure);
+        let reachable = AtomicBool::new(true);
+        Self { accesses, greeter, metrics, impersonation, services, reachable }
     }
 
     /// Whether the owner of this cluster lets in whom `headers` name.
@@ -168,11 +176,62 @@ impl Service {
         let token = || self.accesses.current().token.header();
         match mode {
             // Never with a token of ours.
-            Mode::Caller | Mode::Service => return headers::as_caller(headers),
+            Mode::Caller => return headers::as_caller(headers),
+            Mode::Service => headers::as_service(headers),
             Mode::Impersonate => headers::as_impersonator(headers, token()),
             Mode::Agent | Mode::Tunnel => headers::as_agent(headers, token()),
         }
         Ok(())
+    }
+
+    /// Passes a request on to a service, if the owner exposes it.
+    async fn to_service(
+        &self,
+        mut request: Request<ReceiveBody>,
+        mut responder: Responder,
+    ) -> Outcome {
+        let Some(target) = ServiceTarget::from_headers(request.headers()) else {
+            return refuse(responder, Fault::Refused);
+        };
+        let mut upgrade = None;
+        if connect::is_connect(&request) {
+            let Ok((decoded, asked)) = connect::decode_request(request) else {
+                return refuse(responder, Fault::Refused);
+            };
+            (request, upgrade) = (decoded, Some(asked));
+            headers::keeping_upgrade(request.headers_mut(), headers::as_service);
+        } else {
+            headers::as_service(request.headers_mut());
+        }
+        let (mut parts, receive) = request.into_parts();
+        parts.extensions.clear();
+        // The bytes of a stream that is upgraded belong to what comes after.
+        let (body, receive) = match upgrade {
+            Some(_) => (no_body(), Some(receive)),
+            None if receive.is_end_stream() => (no_body(), None),
+            None => (receive.map_err(Into::into).boxed_unsync(), None),
+        };
+        let started = Instant::now();
+        let sent = self.services.send(&target, Request::from_parts(parts, body));
+        let answer = tokio::select! {
+            outcome = sent => match outcome {
+                Ok(answer) => answer,
+                Err(error) => {
+                    tracing::debug!(service = %target, %error, "no answer from a service");
+                    return refuse(responder, error.fault());
+                }
+            },
+            _ = responder.cancelled() => return Outcome::Cancelled,
+        };
+        let took = started.elapsed();
+        if let (Some(asked), Some(receive)) = (upgrade, receive) {
+            return upgrade::switch(self, Account::Caller, asked, answer, took, receive, responder)
+                .await;
+        }
+        let (response, driver) = answer;
+        let outcome = self.respond(Account::Caller, response, took, responder).await;
+        drop(driver);
+        outcome
     }
 
     async fn pass(

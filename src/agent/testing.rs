@@ -1,5 +1,6 @@
 //! An API server of a few paths that remembers what it was asked. For tests only.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ pub(super) struct Stub {
     address: SocketAddr,
     authority: Authority,
     pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    /// What it has under paths that begin with `/api`, queries left out.
+    pub(super) objects: Objects,
     /// Notified each time an unfinished exchange of `/hang` or `/watch` is given up.
     pub(super) given_up: Arc<Notify>,
     _accept: AbortOnDropHandle<()>,
@@ -49,7 +52,10 @@ pub(super) struct Seen {
     pub(super) connection: usize,
 }
 
-type StubBody = UnsyncBoxBody<Bytes, hyper::Error>;
+/// JSON by path.
+pub(super) type Objects = Arc<Mutex<HashMap<String, serde_json::Value>>>;
+
+pub(super) type StubBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 // === impl Stub ===
 
@@ -62,9 +68,10 @@ impl Stub {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let given_up = Arc::new(Notify::new());
-        let accept = accept(listener, config, seen.clone(), given_up.clone());
+        let objects = Objects::default();
+        let accept = accept(listener, config, seen.clone(), objects.clone(), given_up.clone());
         let _accept = AbortOnDropHandle::new(tokio::spawn(accept));
-        Self { address, authority, seen, given_up, _accept }
+        Self { address, authority, seen, objects, given_up, _accept }
     }
 
     /// How an agent with a token reaches it.
@@ -157,13 +164,14 @@ async fn accept(
     listener: TcpListener,
     config: Arc<rustls::ServerConfig>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    objects: Objects,
     given_up: Arc<Notify>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
     for connection in 0.. {
         let (tcp, _) = listener.accept().await.unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
-        let (seen, given_up) = (seen.clone(), given_up.clone());
+        let (seen, objects, given_up) = (seen.clone(), objects.clone(), given_up.clone());
         connections.spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else { return };
             let certificate = tls.get_ref().1.peer_certificates().is_some();
@@ -177,8 +185,14 @@ async fn accept(
                     certificate,
                     connection,
                 });
+                let object = objects.lock().unwrap().get(request.uri().path()).cloned();
                 let given_up = given_up.clone();
-                async move { Ok::<_, Infallible>(respond(request, given_up).await) }
+                async move {
+                    if let Some(object) = object {
+                        return Ok(text(StatusCode::OK, object.to_string()));
+                    }
+                    Ok::<_, Infallible>(respond(request, given_up).await)
+                }
             });
             let io = TokioIo::new(tls);
             if http2 {
@@ -192,7 +206,11 @@ async fn accept(
     }
 }
 
-async fn respond(mut request: Request<Incoming>, given_up: Arc<Notify>) -> Response<StubBody> {
+/// Answers as the stub does, to whoever asks.
+pub(super) async fn respond(
+    mut request: Request<Incoming>,
+    given_up: Arc<Notify>,
+) -> Response<StubBody> {
     let alarm = GivenUp(given_up);
     match request.uri().path() {
         "/version" => text(StatusCode::OK, r#"{"gitVersion":"v1.99.0"}"#),
@@ -248,12 +266,13 @@ async fn respond(mut request: Request<Incoming>, given_up: Arc<Notify>) -> Respo
             response.headers_mut().insert("sec-websocket-protocol", "v5".parse().unwrap());
             response
         }
+        path if path.starts_with("/api") => text(StatusCode::NOT_FOUND, "not found"),
         _ => text(StatusCode::FORBIDDEN, "forbidden"),
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<StubBody> {
-    let body = Full::new(Bytes::from_static(body.as_bytes()));
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<StubBody> {
+    let body = Full::new(body.into());
     let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response

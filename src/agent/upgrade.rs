@@ -1,13 +1,16 @@
 //! An extended CONNECT from the hub becomes an HTTP/1.1 upgrade at the API server.
 
-use http::{Request, StatusCode};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::headers;
 use super::hello::no_body;
 use super::serve::{Outcome, Service, head};
-use super::upstream::{Account, UpstreamError};
+use super::upstream::{Account, Driver, UpstreamError};
 use crate::tunnel::connect::{self, Answer, Upgrade};
 use crate::tunnel::headers::{TOOK, took_value};
 use crate::tunnel::pump::{self, ReceiveBody};
@@ -33,11 +36,24 @@ pub(super) async fn pass(
         outcome = access.upstream.send_upgrade(account, outward) => outcome,
         _ = responder.cancelled() => return Outcome::Cancelled,
     };
-    let (mut response, driver) = match outcome {
+    let answer = match outcome {
         Ok(answer) => answer,
         Err(error) => return service.fail(responder, &error),
     };
     let took = service.answered(started);
+    switch(service, account, asked, answer, took, receive, responder).await
+}
+
+/// Passes on what was answered to a request for an upgrade: bytes both ways after a 101.
+pub(super) async fn switch(
+    service: &Service,
+    account: Account,
+    asked: Upgrade,
+    (mut response, driver): (Response<Incoming>, Driver),
+    took: Duration,
+    receive: ReceiveBody,
+    responder: Responder,
+) -> Outcome {
     let upgrading = hyper::upgrade::on(&mut response);
     headers::keeping_upgrade(response.headers_mut(), headers::clean_response);
     let switched = match connect::encode_response(response, asked) {

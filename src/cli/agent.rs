@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::egress::EgressArgs;
-use crate::agent::{Agent, AgentConfig, ImpersonationRule};
+use crate::agent::{Agent, AgentConfig, ExposedService, Exposure, ImpersonationRule};
 use crate::drain::Drain;
 
 /// Flags of `agent`.
@@ -55,6 +55,20 @@ pub(crate) struct AgentArgs {
         value_parser = impersonation
     )]
     impersonation: Impersonation,
+
+    /// A Service of this cluster that callers of the hub may reach, over HTTP, if the hub exposes it as
+    /// well; all its ports when none is given
+    #[arg(
+        long,
+        env = "CLUSTER_PROXY_EXPOSE_SERVICE",
+        value_name = "NAMESPACE/NAME[:PORT]",
+        value_delimiter = ','
+    )]
+    expose_service: Vec<ExposedService>,
+
+    /// Exposed services may have loopback addresses: those of this host
+    #[arg(long, env = "CLUSTER_PROXY_EXPOSE_LOOPBACK_SERVICES")]
+    expose_loopback_services: bool,
 
     /// Health and metrics (plain HTTP: keep it on loopback)
     #[arg(
@@ -117,6 +131,10 @@ impl AgentArgs {
             audiences: self.audience,
             issuers: self.issuer,
             impersonation: self.impersonation.0,
+            services: Exposure {
+                services: self.expose_service,
+                loopback: self.expose_loopback_services,
+            },
             admin: self.admin_address,
             drain_timeout: self.drain_timeout,
         })

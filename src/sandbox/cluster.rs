@@ -11,7 +11,7 @@ use super::apiserver::Api;
 use super::folder::Folder;
 use super::hub::{Hub, loopback};
 use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision, visitor};
-use crate::agent::{Agent, AgentConfig, ImpersonationRule};
+use crate::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
 use crate::egress::Egress;
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::name::ClusterName;
@@ -57,6 +57,7 @@ impl Cluster {
             audiences: Vec::new(),
             issuers: Vec::new(),
             impersonation: Some(ImpersonationRule::default()),
+            services: Exposure::default(),
             admin: loopback(0),
             drain_timeout: PATIENCE,
         })

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use cluster_proxy::agent::{Agent, AgentConfig, ImpersonationRule};
+use cluster_proxy::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
 use cluster_proxy::drain::Drain;
 use cluster_proxy::egress::Egress;
 use cluster_proxy::hub::limits::Limits;
@@ -171,6 +171,7 @@ pub(crate) fn run_agent(hub: SocketAddr, directory: &Path) -> Part {
         audiences: Vec::new(),
         issuers: Vec::new(),
         impersonation: Some(ImpersonationRule::default()),
+        services: Exposure::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         drain_timeout: Duration::from_secs(1),
     };

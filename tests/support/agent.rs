@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cluster_proxy::agent::{Agent, AgentConfig, ImpersonationRule};
+use cluster_proxy::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
 use cluster_proxy::drain::Drain;
 use cluster_proxy::egress::Egress;
 
@@ -42,6 +42,7 @@ impl RunningAgent {
             audiences: Vec::new(),
             issuers: Vec::new(),
             impersonation,
+            services: Exposure::default(),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             drain_timeout: Duration::from_secs(1),
         };

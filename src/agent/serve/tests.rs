@@ -16,6 +16,8 @@ use crate::tunnel::opener::{OpenedStream, Opener, StreamClass};
 use crate::tunnel::server;
 use crate::tunnel::settings::Settings;
 
+mod services;
+
 /// A tunnel to an agent of `api`.
 struct Tunnel {
     opener: Opener,
@@ -30,6 +32,14 @@ impl Tunnel {
     }
 
     async fn letting_in(rule: Option<ImpersonationRule>, api: &ApiServer) -> Self {
+        Self::of_owner(rule, Exposure::default(), api).await
+    }
+
+    async fn of_owner(
+        rule: Option<ImpersonationRule>,
+        exposure: Exposure,
+        api: &ApiServer,
+    ) -> Self {
         let accesses = Accesses::to(api.clone()).unwrap();
         let greeter = Greeter::new(
             "agent-1".into(),
@@ -37,7 +47,7 @@ impl Tunnel {
             vec!["iss".into()],
             accesses.clone(),
         );
-        let service = Arc::new(Service::new(accesses, greeter, Metrics::new(), rule));
+        let service = Arc::new(Service::new(accesses, greeter, Metrics::new(), rule, exposure));
         let place = Presence::new(service.metrics.tunnels.clone()).place();
         let link = Link::new(Arc::new(place), Limit { tunnels: 1, instead_of: None });
         let handler = TunnelHandler { service: service.clone(), link: link.clone() };

@@ -7,6 +7,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -54,11 +55,14 @@ impl Http1 {
     }
 }
 
-/// Sends one request that wants to be upgraded.
-pub(super) async fn send_upgrade(
-    io: Stream,
+/// Sends one request, which may want to be upgraded, on a connection of its own.
+pub(super) async fn send_upgrade<S>(
+    io: S,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Driver), UpstreamError> {
+) -> Result<(Response<Incoming>, Driver), UpstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = builder()
         .handshake(TokioIo::new(io))
         .await

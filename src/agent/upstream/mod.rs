@@ -19,12 +19,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use tokio::net::TcpStream;
 
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::TlsError;
 use crate::tunnel::headers::Fault;
 use crate::tunnel::settings::ANSWER_HEAD;
 use connector::Connector;
+pub(super) use http1::Driver;
 use pool::{Lease, Pool};
 
 /// A failure of a body, whatever it came from.
@@ -142,13 +144,24 @@ impl Upstream {
         &self,
         account: Account,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, http1::Driver), UpstreamError> {
+    ) -> Result<(Response<Incoming>, Driver), UpstreamError> {
         let io = self.shared.connector.connect(account, connector::HTTP1_ONLY).await?.0;
         self.shared.address(&mut request, Version::HTTP_11);
         let (response, driver) = http1::send_upgrade(io, request).await?;
         fits(response.headers())?;
         Ok((response, driver))
     }
+}
+
+/// Sends a request, cleaned and addressed, on a connection that was opened for it alone and lives as
+/// long as the driver. Its answer is held to the rules of every other.
+pub(super) async fn send_on(
+    io: TcpStream,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Driver), UpstreamError> {
+    let (response, driver) = http1::send_upgrade(io, request).await?;
+    fits(response.headers())?;
+    Ok((response, driver))
 }
 
 // === impl Shared ===

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::*;
 use crate::agent::testing::Stub;
-use crate::agent::{Agent, AgentConfig, ImpersonationRule};
+use crate::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
 use crate::egress::Egress;
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -101,6 +101,7 @@ impl World {
             audiences: Vec::new(),
             issuers: Vec::new(),
             impersonation: Some(ImpersonationRule::default()),
+            services: Exposure::default(),
             admin: ANY_PORT,
             drain_timeout: PATIENCE,
         };

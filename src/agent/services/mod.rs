@@ -1,0 +1,224 @@
+//! Services of the cluster, as the hub asks for them: those that the cluster's owner exposes.
+//!
+//! | what | file |
+//! |---|---|
+//! | the owner's list | [`list`] |
+//! | from a Service to addresses | [`resolve`] |
+//! | which of them may be dialled | [`addresses`] |
+//!
+//! The agent's token reads Services and EndpointSlices, and never goes to a service.
+
+mod addresses;
+mod list;
+mod resolve;
+
+pub use self::list::{ExposedService, InvalidEntry};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use self::addresses::{AddressRules, Forbidden};
+use self::resolve::Resolved;
+use super::access::{Access, Accesses};
+use super::upstream::{self, Driver, RequestBody, UpstreamError};
+use crate::tunnel::headers::Fault;
+use crate::tunnel::service::{Scheme, ServiceTarget};
+
+/// What the owner of a cluster exposes. Nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exposure {
+    /// The services.
+    pub services: Vec<ExposedService>,
+    /// Services may have addresses of the agent's own host.
+    pub loopback: bool,
+}
+
+/// The way to exposed services.
+pub(super) struct Services {
+    accesses: Accesses,
+    exposed: Vec<Known>,
+    loopback: bool,
+    /// Where to begin among the addresses of a service.
+    turn: AtomicUsize,
+}
+
+/// An exposed service, and where it was last. There are as many as the owner's list is long. The
+/// lock is held while it is looked up: one asks, the others wait for what it finds.
+struct Known {
+    entry: ExposedService,
+    found: Mutex<Option<(Instant, Arc<Resolved>)>>,
+}
+
+/// Why there is no answer of a service.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServiceError {
+    #[error("the owner's list has it not (--expose-service)")]
+    NotExposed,
+    #[error("this agent serves services in the clear only")]
+    Https,
+    #[error("it is an ExternalName, which leads out of the cluster")]
+    ExternalName,
+    #[error("{0} is no address for a service: {1}")]
+    Forbidden(SocketAddr, Forbidden),
+    #[error("there is no such Service, or it has no such port or no ready endpoint")]
+    NoService,
+    #[error("the API server did not say in time where it is")]
+    LookupTimeout,
+    #[error("the API server does not say where it is: {0}")]
+    Lookup(StatusCode),
+    #[error("the API server's answer about it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the API server cannot be asked where it is: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error("{0} does not answer: {1}")]
+    Unreachable(SocketAddr, std::io::Error),
+    #[error("{0} gave no answer: {1}")]
+    Exchange(SocketAddr, UpstreamError),
+}
+
+// === impl Services ===
+
+impl Services {
+    pub(super) fn new(accesses: Accesses, exposure: Exposure) -> Self {
+        let known = |entry| Known { entry, found: Mutex::default() };
+        Self {
+            accesses,
+            exposed: exposure.services.into_iter().map(known).collect(),
+            loopback: exposure.loopback,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Sends a request, cleaned before, to `service` on a connection of its own, which lives as long
+    /// as the driver.
+    pub(super) async fn send(
+        &self,
+        service: &ServiceTarget,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Driver), ServiceError> {
+        let mut entries = self.exposed.iter();
+        let known = entries.find(|known| known.entry.exposes(service));
+        let known = known.ok_or(ServiceError::NotExposed)?;
+        if service.scheme == Scheme::Https {
+            return Err(ServiceError::Https);
+        }
+        let access = self.accesses.current();
+        let resolved = known.resolve(&access, service).await?;
+        let endpoints = resolved.endpoints(&service.port)?;
+        let api_server = access.addresses().await;
+        let rules = AddressRules { loopback: self.loopback, api_server };
+        let (address, stream) = self.connect(&rules, &endpoints.addresses).await?;
+        address_to(service, endpoints.port, &mut request);
+        let sent = upstream::send_on(stream, request).await;
+        sent.map_err(|error| ServiceError::Exchange(address, error))
+    }
+
+    /// Dials the addresses that may be dialled, each time from another one on.
+    async fn connect(
+        &self,
+        rules: &AddressRules,
+        addresses: &[SocketAddr],
+    ) -> Result<(SocketAddr, TcpStream), ServiceError> {
+        let mut allowed = Vec::new();
+        let mut failure = ServiceError::NoService;
+        for &address in addresses {
+            match rules.check(address) {
+                Ok(()) => allowed.push(address),
+                Err(why) => failure = ServiceError::Forbidden(address, why),
+            }
+        }
+        if !allowed.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % allowed.len();
+            allowed.rotate_left(turn);
+        }
+        for address in allowed.into_iter().take(MAX_DIALS) {
+            let dialled = tokio::time::timeout(DIAL_DEADLINE, TcpStream::connect(address)).await;
+            let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+            match dialled {
+                Ok(stream) => {
+                    // Small answers must not wait; without it they are only slower.
+                    let _ = stream.set_nodelay(true);
+                    return Ok((address, stream));
+                }
+                Err(error) => failure = ServiceError::Unreachable(address, error),
+            }
+        }
+        Err(failure)
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    async fn resolve(
+        &self,
+        access: &Access,
+        service: &ServiceTarget,
+    ) -> Result<Arc<Resolved>, ServiceError> {
+        let mut found = self.found.lock().await;
+        if let Some((read, resolved)) = &*found
+            && read.elapsed() < LOOKUP_LIFE
+        {
+            return Ok(resolved.clone());
+        }
+        // What is old must not be used where it cannot be read again.
+        *found = None;
+        let resolved = resolve::read(access, &service.namespace, &service.name).await?;
+        let resolved = Arc::new(resolved);
+        *found = Some((Instant::now(), resolved.clone()));
+        Ok(resolved)
+    }
+}
+
+// === impl ServiceError ===
+
+impl ServiceError {
+    /// The word for it on the wire.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::NotExposed | Self::ExternalName | Self::Forbidden(..) => Fault::ServiceRefused,
+            Self::Https => Fault::Refused,
+            Self::NoService => Fault::NoService,
+            Self::LookupTimeout => Fault::Unreachable,
+            Self::Lookup(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Fault::AgentRefused,
+            Self::Lookup(_) | Self::Unreadable(_) => Fault::Unreachable,
+            Self::Upstream(_) => Fault::Unreachable,
+            Self::Unreachable(..) => Fault::ServiceUnreachable,
+            Self::Exchange(_, UpstreamError::Unreachable(_)) => Fault::ServiceUnreachable,
+            Self::Exchange(_, error) => error.fault(),
+        }
+    }
+}
+
+/// Puts the service's name, as its cluster has it, where HTTP/1.1 wants it.
+fn address_to(service: &ServiceTarget, port: u16, request: &mut Request<RequestBody>) {
+    let ServiceTarget { namespace, name, .. } = service;
+    let host = match port {
+        HTTP_PORT => format!("{name}.{namespace}.svc"),
+        port => format!("{name}.{namespace}.svc:{port}"),
+    };
+    // Invariant: names of services are letters, digits and hyphens.
+    let host = HeaderValue::try_from(host).expect("the name of a service is a header value");
+    request.headers_mut().insert(HOST, host);
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map(Into::into).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_11;
+}
+
+/// Of `http`: left out of `Host`.
+const HTTP_PORT: u16 = 80;
+/// How long what the API server said of a service is used: pods come and go.
+const LOOKUP_LIFE: Duration = Duration::from_secs(5);
+/// To one address. A pod of the same cluster answers at once or not at all.
+const DIAL_DEADLINE: Duration = Duration::from_secs(2);
+/// Addresses that are tried for one request.
+const MAX_DIALS: usize = 3;
