@@ -88,7 +88,7 @@ impl World {
         })
         .await;
         let first = world.directory.path().join(world.agents[0].name);
-        enrol(&state, &world.ca_pem, world.hubs[0].agents, &first).await;
+        enrol(&state, &world.ca_pem, world.hubs[0].agents, "c1", &first).await;
         world.api.write_kubeconfig(&first.join("kubeconfig"));
         copy(&first, &world.directory.path().join(world.agents[1].name));
         world.start_hub(1);

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ struct Shared {
     nodes: Bytes,
     /// Tokens that this API server lets in, and whose they are.
     accepted: Mutex<HashMap<String, String>>,
+    /// How often it was asked.
+    requests: AtomicU64,
     /// What clients said after the server had ended its side of a session.
     heard: Arc<Mutex<Vec<u8>>>,
 }
@@ -81,6 +84,7 @@ impl FakeApi {
             signer,
             nodes: Bytes::from("n".repeat(LIST)),
             accepted: Mutex::default(),
+            requests: AtomicU64::new(0),
             heard: Arc::default(),
         });
         let (bound, address) = oneshot::channel();
@@ -103,6 +107,11 @@ impl FakeApi {
     /// What clients said in sessions whose server had ended its side first.
     pub(crate) fn heard(&self) -> Vec<u8> {
         self.shared.heard.lock().unwrap().clone()
+    }
+
+    /// How many requests it has had.
+    pub(crate) fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
     }
 
     /// A good token of `default/NAME`, for an hour.
@@ -206,6 +215,7 @@ async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, share
 }
 
 async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared) -> Response<Body> {
+    shared.requests.fetch_add(1, Ordering::Relaxed);
     let bearer = request
         .headers()
         .get("authorization")

@@ -111,8 +111,17 @@ impl Process {
 
     /// The most memory it ever had in use, bytes (VmHWM of proc(5)).
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    /// The memory it has in use, bytes (VmRSS of proc(5)).
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    fn memory_of(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }

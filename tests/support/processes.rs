@@ -48,7 +48,7 @@ impl Pair {
         .await;
 
         let api = FakeApi::start("c1").await;
-        enrol(&state, &ca_pem, agents, &directory.path().join("c1")).await;
+        enrol(&state, &ca_pem, agents, "c1", &directory.path().join("c1")).await;
         api.write_kubeconfig(&directory.path().join("c1/kubeconfig"));
         let agent = start_agent(directory.path(), agents);
         let pair = Self { hub, agent, api, user, admin, ca_pem, agents, directory };
@@ -116,7 +116,8 @@ impl Pair {
     }
 }
 
-fn start_hub(
+/// A hub on the folder `hub` in `directory`.
+pub(crate) fn start_hub(
     directory: &Path,
     user: SocketAddr,
     agents: SocketAddr,
@@ -170,9 +171,15 @@ fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
     )
 }
 
-/// Enrols `c1`, as the two `join` commands do.
-pub(crate) async fn enrol(state: &State, ca_pem: &str, agents: SocketAddr, directory: &Path) {
-    let cluster = ClusterName::parse("c1").unwrap();
+/// Enrols the cluster `name`, as the two `join` commands do.
+pub(crate) async fn enrol(
+    state: &State,
+    ca_pem: &str,
+    agents: SocketAddr,
+    name: &str,
+    directory: &Path,
+) {
+    let cluster = ClusterName::parse(name).unwrap();
     let life = token::DEFAULT_LIFE;
     let made = token::Token::create(state, cluster, life, false, SystemTime::now()).await.unwrap();
     let pin = ca::key_hash(&ca::certificates(ca_pem.as_bytes()).unwrap()[0]).unwrap();
