@@ -55,7 +55,7 @@ fn main() {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let pair = Pair::start().await;
+        let pair = Pair::start_quiet().await;
         println!(
             "GET of {LIST} bytes, {HONEST} connections, {} requests/s, {ROUNDS} rounds of {ROUND:?}",
             HONEST as u128 * Duration::from_secs(1).as_millis() / EACH.as_millis()

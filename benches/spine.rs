@@ -36,7 +36,7 @@ fn main() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let pair = Pair::start().await;
+        let pair = Pair::start_quiet().await;
         honest(&pair).await;
         println!("GET of {LIST} bytes, {CONNECTIONS} connections, {ROUNDS} rounds of {ROUND:?}");
         let (mut direct, mut whole) = (Vec::new(), Vec::new());

@@ -50,7 +50,7 @@ fn main() {
 }
 
 async fn compare(options: &Options) {
-    let pair = Pair::start().await;
+    let pair = Pair::start_quiet().await;
     let refused = pair.client().token("garbage").get("/c1/api/v1/nodes").await;
     refused.assert_status(401, "Unauthorized");
     let peers = peers::start(&pair).await;

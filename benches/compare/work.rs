@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use http::Request;
 use tokio::time::Instant;
 
@@ -91,7 +91,8 @@ impl Work {
     pub(crate) async fn round(&self, proxy: &Proxy<'_>, round: Duration) -> Round {
         let client = if self.http2 { proxy.client.http2() } else { proxy.client.clone() };
         let expected = self.task.expected().await;
-        let askers = join_all((0..self.connections).map(|_| Asker::connect(&client))).await;
+        let opening = (0..self.connections).map(|_| Asker::connect(&client));
+        let askers: Vec<_> = stream::iter(opening).buffered(OPENING).collect().await;
         let before = [proxy.hub.cpu(), proxy.agent.cpu()];
         let start = Instant::now();
         let (task, end) = (self.task, start + round);
@@ -190,5 +191,7 @@ async fn told_by_sink(body: hyper::body::Incoming) -> Checksum {
     (told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned())
 }
 
+/// Handshakes at a time: our hub refuses a source that begins too many at once.
+const OPENING: usize = 16;
 /// Ten requests beyond the quantile.
 const ENOUGH_FOR_P99: usize = 1000;

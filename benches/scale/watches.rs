@@ -33,7 +33,7 @@ pub(crate) async fn run(counts: &[usize]) {
 
 /// Bytes that hub and agent grew by.
 async fn round(count: usize, way: Way) -> f64 {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start_quiet().await;
     pair.hub.kill();
     let most = (2 * count).to_string();
     pair.start_hub_with(&[

@@ -27,6 +27,7 @@ pub(crate) struct Pair {
     pub(crate) ca_pem: String,
     pub(crate) agents: SocketAddr,
     directory: TempDir,
+    agent_log: &'static str,
 }
 
 // === impl Pair ===
@@ -34,6 +35,15 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts hub, API server and agent of the cluster `c1`, and waits until it is served.
     pub(crate) async fn start() -> Self {
+        Self::start_logging("info,cluster_proxy::agent=debug").await
+    }
+
+    /// The same with what the agent logs by itself: a line per request has its price.
+    pub(crate) async fn start_quiet() -> Self {
+        Self::start_logging("info").await
+    }
+
+    async fn start_logging(agent_log: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = State::new(Arc::new(FolderStore::open(directory.path().join("hub")).unwrap()));
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -50,8 +60,8 @@ impl Pair {
         let api = FakeApi::start("c1").await;
         enrol(&state, &ca_pem, agents, "c1", &directory.path().join("c1")).await;
         api.write_kubeconfig(&directory.path().join("c1/kubeconfig"));
-        let agent = start_agent(directory.path(), agents);
-        let pair = Self { hub, agent, api, user, admin, ca_pem, agents, directory };
+        let agent = start_agent(directory.path(), agents, agent_log);
+        let pair = Self { hub, agent, api, user, admin, ca_pem, agents, directory, agent_log };
         pair.wait_serves(PATIENCE).await;
         pair
     }
@@ -102,7 +112,7 @@ impl Pair {
 
     /// Starts the agent again, after it was stopped or killed.
     pub(crate) fn start_agent(&mut self) {
-        self.agent = start_agent(self.directory.path(), self.agents);
+        self.agent = start_agent(self.directory.path(), self.agents, self.agent_log);
     }
 
     /// Waits until a request goes through.
@@ -148,7 +158,7 @@ pub(crate) fn start_hub(
     }
 }
 
-fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
+fn start_agent(directory: &Path, agents: SocketAddr, log: &str) -> Process {
     let hub = format!("localhost:{}", agents.port());
     Process::start(
         "agent",
@@ -156,7 +166,7 @@ fn start_agent(directory: &Path, agents: SocketAddr) -> Process {
         &[
             "agent",
             "--log-level",
-            "info,cluster_proxy::agent=debug",
+            log,
             "--dir",
             "c1",
             "--hub",
