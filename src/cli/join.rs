@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,7 @@ use super::{Output, print};
 use crate::egress::{Egress, EgressError, Leg};
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
+use crate::pki::credentials::{AgentCredentials, JoinError};
 use crate::pki::token::{MAX_LIFE, Token};
 use crate::pki::{ca, credentials};
 use crate::state::State;
@@ -57,14 +58,23 @@ enum JoinCommand {
         #[arg(long, value_name = "HOST:PORT")]
         hub: String,
         /// The one-time token
-        #[arg(long, env = "CLUSTER_PROXY_JOIN_TOKEN", hide_env_values = true)]
-        token: String,
+        #[arg(
+            long,
+            env = "CLUSTER_PROXY_JOIN_TOKEN",
+            hide_env_values = true,
+            required_unless_present = "unless_enrolled"
+        )]
+        token: Option<String>,
         /// Hash of the hub's serving CA
         #[arg(long, value_name = "sha256:HEX")]
         ca_hash: String,
         /// Folder for the agent's key and certificate
         #[arg(long, value_name = "DIR", default_value = "agent")]
         dir: PathBuf,
+        /// Do nothing where the folder holds a key and a certificate already: for pods, which run
+        /// this at every start, with a token that works once
+        #[arg(long)]
+        unless_enrolled: bool,
         #[command(flatten)]
         egress: EgressArgs,
     },
@@ -92,8 +102,15 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
             let state = home.open()?;
             token(&state, cluster, hub, ttl, hub_itself, output).await?;
         }
-        JoinCommand::Enrol { hub, token, ca_hash, dir, egress } => {
+        JoinCommand::Enrol { hub, token, ca_hash, dir, unless_enrolled, egress } => {
             let (host, port) = address(&hub)?;
+            if unless_enrolled && let Some(cluster) = enrolled(&dir)? {
+                print(&format!("{cluster} is enrolled already, in {}\n", dir.display()))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let token = token.filter(|token| !token.is_empty()).with_context(|| {
+                format!("{} holds no key and certificate yet: --token is needed", dir.display())
+            })?;
             let stream = dial(&egress.read()?, &host, port).await?;
             let cluster = credentials::enrol(&host, stream, &token, &ca_hash, dir.clone()).await?;
             print(&format!(
@@ -104,6 +121,16 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster whose key and certificate are in `dir`, if any are. A damaged folder is an error:
+/// nothing is replaced that somebody may still want to mend.
+fn enrolled(dir: &Path) -> Result<Option<ClusterName>, JoinError> {
+    match AgentCredentials::load(dir) {
+        Ok(credentials) => Ok(Some(credentials.cluster())),
+        Err(JoinError::NotJoined { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn token(

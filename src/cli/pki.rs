@@ -32,6 +32,9 @@ enum PkiCommand {
         /// DNS name or IP address of the hub; repeat for more [default: this host, localhost]
         #[arg(long = "name", value_name = "NAME")]
         names: Vec<String>,
+        /// Do nothing where all of them are there already: for pods, which run this at every start
+        #[arg(long)]
+        unless_present: bool,
     },
     /// Sign a serving certificate for other names, in place of the one there is
     Issue {
@@ -91,11 +94,15 @@ struct Inspected {
 /// Runs `pki`.
 pub(crate) async fn run(args: PkiArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        PkiCommand::Init { home, mut names } => {
+        PkiCommand::Init { home, mut names, unless_present } => {
             if names.is_empty() {
                 names = default_names();
             }
             let state = home.create()?;
+            if unless_present && authorities::are_complete(&state).await.context("pki init")? {
+                home.tell("two authorities and a certificate are there already")?;
+                return Ok(ExitCode::SUCCESS);
+            }
             authorities::init(&state, &names).await.context("pki init")?;
             home.tell(&format!(
                 "created two authorities and a certificate for {}",

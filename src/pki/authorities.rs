@@ -49,6 +49,29 @@ pub async fn init(state: &State, names: &[String]) -> Result<(), TlsError> {
     issue_serving(state, names, SERVING_LIFE).await
 }
 
+/// Whether both authorities and a serving certificate are there and can be used. False when neither
+/// authority has begun to exist.
+///
+/// # Errors
+/// [`TlsError::Unusable`] when only a part is there, or it is damaged: making the rest anew would
+/// replace what agents and kubeconfigs may rely on.
+pub async fn are_complete(state: &State) -> Result<bool, TlsError> {
+    let mut present = 0;
+    for role in [Role::Serving, Role::Agent] {
+        for document in [role.certificate(), role.key()] {
+            present += usize::from(state.store().read(&document).await?.is_some());
+        }
+    }
+    if present == 0 {
+        return Ok(false);
+    }
+    for role in [Role::Serving, Role::Agent] {
+        load(state, role).await?;
+    }
+    text(state, &Document::ServingKey).await?;
+    serving_names(state).await.map(|_| true)
+}
+
 /// The authority of `role`, ready to sign.
 ///
 /// # Errors
