@@ -8,6 +8,7 @@ mod apis;
 mod behaviour;
 mod bound;
 mod by_hand;
+mod charts;
 mod consumers;
 mod credential;
 mod debug;

@@ -1,0 +1,40 @@
+{{- define "hub.labels" -}}
+app.kubernetes.io/name: cluster-proxy-hub
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "hub.selector" -}}
+app.kubernetes.io/name: cluster-proxy-hub
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "hub.image" -}}
+{{- $tag := default .Chart.AppVersion .Values.image.tag -}}
+{{- printf "%s%s%s" .Values.image.repository (ternary "@" ":" (hasPrefix "sha256:" $tag)) $tag -}}
+{{- end }}
+
+{{- /* Objects outside of a namespace: one hub a namespace, so its name tells them apart. */ -}}
+{{- define "hub.wide" -}}
+cluster-proxy-hub-{{ .Release.Namespace }}
+{{- end }}
+
+{{- /* Names of the serving certificate, as flags. */ -}}
+{{- define "hub.names" -}}
+{{- $ns := .Release.Namespace -}}
+{{- $names := list "cluster-proxy" (printf "cluster-proxy.%s" $ns) (printf "cluster-proxy.%s.svc" $ns) (printf "cluster-proxy-agents.%s.svc" $ns) "localhost" -}}
+{{- range concat $names .Values.additionalNames | uniq }}
+- --name={{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "hub.container" -}}
+image: {{ include "hub.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
