@@ -1,6 +1,8 @@
 //! The charts as an operator installs them: rendered by Helm, taken by a real API server, and the
 //! binary run with exactly their flags and their ServiceAccounts.
 
+mod monitoring;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
