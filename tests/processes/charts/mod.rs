@@ -23,6 +23,7 @@ const HUB_NAMESPACE: &str = "cluster-proxy";
 const AGENT_NAMESPACE: &str = "open-cluster-management-cluster-proxy";
 const MANAGED: &str = "open-cluster-management-managed-serviceaccount";
 const LEASES: &str = "coordination.k8s.io";
+const DISCOVERY: &str = "discovery.k8s.io";
 const IMAGE: &str = "image.repository=registry.example/cluster-proxy";
 /// Well formed, and of no authority.
 const CA_HASH: &str =
@@ -122,6 +123,50 @@ fn wide_rights_are_there_only_where_they_are_asked_for() {
     agent(&["managedAccounts.namespace=other"]);
 }
 
+/// A list of values is a ConfigMap that the hub may read; one of somebody else is only named.
+#[test]
+fn services_are_exposed_where_values_say_so() {
+    let Some(helm) = Helm::find("services_are_exposed_where_values_say_so") else { return };
+    let flag = "--exposed-services-configmap";
+    let hub = |more: &[&str]| helm.template(HUB, "n", &[&[IMAGE], more].concat());
+    assert!(!hub(&[]).contains(flag));
+    let web = "exposedServices[0].namespace=shop,exposedServices[0].service=web";
+    let port = "exposedServices[0].port=8080,exposedServices[0].clusters={edge-*}";
+    let listed = hub(&[web, port]);
+    for expected in [
+        format!("{flag}=cluster-proxy-exposed-services"),
+        "resourceNames: [cluster-proxy-exposed-services]".to_owned(),
+        r#"services: "- clusters:\n  - edge-*\n  namespace: shop\n  port: 8080\n  service: web""#
+            .to_owned(),
+    ] {
+        assert!(listed.contains(&expected), "{expected}: {listed}");
+    }
+    let named = hub(&["exposedServicesConfigMap=theirs"]);
+    assert!(
+        named.contains(&format!("{flag}=theirs")) && !named.contains("services: \""),
+        "{named}"
+    );
+
+    let agent = |more: &[&str]| {
+        let values = [&agent_values()[..], more].concat();
+        helm.output(&["template", "t", "-n", "n"], AGENT, &values)
+    };
+    assert!(!text(&agent(&[])).contains("expose-service"));
+    let exposed = text(&agent(&["exposeServices={shop/web:8080}"]));
+    assert!(exposed.contains("--expose-service=shop/web:8080"), "{exposed}");
+    for (chart, more, complaint) in [
+        (HUB, vec![web, "exposedServicesConfigMap=theirs"], "one or the other"),
+        (HUB, vec!["exposedServices[0].namespace=shop"], "/exposedServices/0"),
+        (HUB, vec![web, "exposedServices[0].unknown=1"], "'unknown' not allowed"),
+        (AGENT, vec!["exposeServices={web}"], "/exposeServices/0"),
+    ] {
+        let values = [if chart == HUB { vec![IMAGE] } else { agent_values() }, more].concat();
+        let refused = helm.output(&["template", "t"], chart, &values);
+        assert!(!refused.status.success(), "{values:?}");
+        assert!(text(&refused).contains(complaint), "{}", text(&refused));
+    }
+}
+
 #[tokio::test]
 async fn hub_and_agent_run_with_the_flags_and_rights_of_the_charts() {
     let test = "hub_and_agent_run_with_the_flags_and_rights_of_the_charts";
@@ -179,7 +224,9 @@ async fn hub_and_agent_run_with_the_flags_and_rights_of_the_charts() {
     let token: Value = serde_json::from_str(&run(directory, &words(&token))).unwrap();
     let (hubs, ca_hash) =
         (format!("hubs={{{address}}}"), format!("caHash={}", token["caHash"].as_str().unwrap()));
-    apply(&kubectl, &helm.template(AGENT, AGENT_NAMESPACE, &[IMAGE, &hubs, &ca_hash]));
+    kubectl.run(&["create", "namespace", "shop"]);
+    let exposed = "exposeServices={shop/web:8080,shop/api}";
+    apply(&kubectl, &helm.template(AGENT, AGENT_NAMESPACE, &[IMAGE, &hubs, &ca_hash, exposed]));
     log_in(directory, &kubectl, api.server(), AGENT_NAMESPACE, AGENT);
     let pod = self::pod(&kubectl, AGENT_NAMESPACE, AGENT);
     let mut enrol = arguments(&pod, "/initContainers/0", &[("--dir=", "c1")]);
@@ -253,6 +300,12 @@ fn rights(kubectl: &Kubectl) {
         (&agent, "", "", "namespaces//kube-system", "get", "list update"),
         (&agent, "", "", "namespaces//default", "", "get"),
         (&agent, "", "", "users", "", "impersonate"),
+        (&agent, "shop", "", "services//web", "get", "list watch update"),
+        (&agent, "shop", "", "services//api", "get", "delete"),
+        (&agent, "shop", "", "services//other", "", "get"),
+        (&agent, "shop", DISCOVERY, "endpointslices", "list", "get watch create update"),
+        (&agent, "default", "", "services//web", "", "get"),
+        (&agent, "default", DISCOVERY, "endpointslices", "", "list"),
     ] {
         let mut parts = resource.split('/');
         let mut next = || parts.next().unwrap_or_default();

@@ -29,6 +29,14 @@ cluster-proxy-hub-{{ .Release.Namespace }}
 {{- end }}
 {{- end }}
 
+{{- /* The ConfigMap of exposed services: one of the chart's, or one of somebody else. */ -}}
+{{- define "hub.exposed" -}}
+{{- if and .Values.exposedServices .Values.exposedServicesConfigMap }}
+{{- fail "exposedServices and exposedServicesConfigMap: the list is one or the other" }}
+{{- end }}
+{{- ternary "cluster-proxy-exposed-services" .Values.exposedServicesConfigMap (not (empty .Values.exposedServices)) }}
+{{- end }}
+
 {{- define "hub.container" -}}
 image: {{ include "hub.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
