@@ -3,19 +3,20 @@
 //! ```text
 //!  server (TLS, HTTP) -> handlers -> auth (who) -> rbac (may they) -> store (what)
 //!                                                                      |  history
-//!                                                       watch <--------+--------> kubelet -> pods
+//!                                                       watch <--------+--------> kubelet, endpoints -> pods
 //! ```
 //!
 //! It speaks to real clients (kubectl, client-go, kube) and follows kube-apiserver in what they can
 //! see: conflicts, patches, apply, selectors, watches, Tables, tokens, RBAC and error texts. It has
-//! no admission plugins, no validation of schemas, no controllers, and keeps nothing but the
-//! authority, the signing keys and the uids.
+//! no admission plugins, no validation of schemas, no controllers but that of EndpointSlices, and
+//! keeps nothing but the authority, the signing keys and the uids.
 
 mod admission;
 mod auth;
 mod cluster;
 mod crd;
 mod discovery;
+mod endpoints;
 mod ephemeral;
 mod files;
 mod handlers;
@@ -58,6 +59,7 @@ use self::store::Store;
 use self::tokens::{Kubernetes, Tokens};
 use crate::drain::Drain;
 use crate::kubernetes::{ApiServer, Credentials};
+use crate::pki::ca::Authority;
 
 /// How to run an in-memory Kubernetes API.
 #[derive(Clone, Debug)]
@@ -83,7 +85,7 @@ pub struct MiniApi {
     listener: TcpListener,
     address: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
-    ca_pem: String,
+    authority: Authority,
 }
 
 /// Signs tokens, rotates keys and reaches the objects of an API that runs elsewhere. Clones share
@@ -147,7 +149,7 @@ impl MiniApi {
         let listener = TcpListener::bind(address).await.map_err(bound)?;
         let address = listener.local_addr().map_err(bound)?;
         let directory = config.directory.as_deref();
-        let (ca_pem, tls) = serving::configure(directory, address.ip(), &config.names)
+        let (authority, tls) = serving::configure(directory, address.ip(), &config.names)
             .map_err(MiniApiError::Setup)?;
         let id = Cluster::load_id(directory).map_err(MiniApiError::Setup)?;
         let tokens = Tokens::open(&config.issuer, &config.audiences, directory)
@@ -155,7 +157,7 @@ impl MiniApi {
         let cluster = Arc::new(Cluster {
             name: config.name,
             url: format!("https://{address}"),
-            ca_pem: ca_pem.clone(),
+            ca_pem: authority.certificate_pem(),
             id,
             store: Store::new(HISTORY),
             tokens,
@@ -163,7 +165,7 @@ impl MiniApi {
             accounts: Mutex::default(),
         });
         seed::seed(&cluster);
-        Ok(Self { cluster, listener, address, tls, ca_pem })
+        Ok(Self { cluster, listener, address, tls, authority })
     }
 
     /// Where it listens.
@@ -178,7 +180,7 @@ impl MiniApi {
 
     /// The authority that clients have to trust, PEM.
     pub fn ca_pem(&self) -> String {
-        self.ca_pem.clone()
+        self.cluster.ca_pem.clone()
     }
 
     /// Where it is, with [`MiniApi::admin_token`].
@@ -187,7 +189,7 @@ impl MiniApi {
             host: self.address.ip().to_string(),
             port: self.address.port(),
             server_name: self.address.ip().to_string(),
-            ca_pem: self.ca_pem.clone().into(),
+            ca_pem: self.ca_pem().into(),
             ca_file: None,
             credentials: Credentials::Token(self.admin_token().into()),
         }
@@ -232,6 +234,7 @@ impl MiniApi {
     /// Serves until `drain` stops.
     pub async fn run(self, drain: Drain) {
         drain.spawn(kubelet::run(self.cluster.clone(), drain.clone()));
+        drain.spawn(endpoints::run(self.cluster.clone(), self.authority, drain.clone()));
         server::run(self.listener, self.tls, self.cluster, drain).await;
     }
 }

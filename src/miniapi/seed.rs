@@ -8,7 +8,7 @@ use super::object;
 use super::rbac;
 use super::store::Key;
 
-/// Namespaces, one Node, a few Pods, a Deployment and the rules that every cluster has.
+/// Namespaces, one Node, a few Pods, a Deployment, two Services and the rules that every cluster has.
 pub(super) fn seed(cluster: &Cluster) {
     for name in NAMESPACES {
         namespace(cluster, name);
@@ -29,6 +29,16 @@ pub(super) fn seed(cluster: &Cluster) {
         "status": {"loadBalancer": {}},
     });
     cluster.ensure(&Key::new("", "services", "default", "kubernetes"), service);
+    let ports = json!([
+        {"name": "http", "port": 80, "protocol": "TCP", "targetPort": 80},
+        {"name": "https", "port": 443, "protocol": "TCP", "targetPort": 443},
+    ]);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {},
+        "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.2", "selector": {"app": "hello"}, "ports": ports},
+        "status": {"loadBalancer": {}},
+    });
+    cluster.ensure(&Key::new("", "services", "default", "web"), service);
     for (namespace, name) in PODS {
         let labels = json!({ "app": name });
         let mut pod = json!({

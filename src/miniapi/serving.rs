@@ -10,12 +10,12 @@ use crate::pki::ca::Authority;
 use crate::pki::tls;
 
 /// Loads the authority from `directory`, or makes one (and keeps it there), and issues a serving
-/// certificate. Returns the authority's certificate too.
+/// certificate. Returns the authority too.
 pub(super) fn configure(
     directory: Option<&Path>,
     address: IpAddr,
     names: &[String],
-) -> Result<(String, Arc<rustls::ServerConfig>), String> {
+) -> Result<(Authority, Arc<rustls::ServerConfig>), String> {
     let authority = authority(directory)?;
     let mut all: Vec<String> = NAMES.iter().map(|name| (*name).to_owned()).collect();
     all.push(address.to_string());
@@ -25,7 +25,7 @@ pub(super) fn configure(
     let issued = authority.issue_server(&all, SERVING_LIFE).map_err(|error| error.to_string())?;
     let config =
         tls::server(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), &[b"h2", b"http/1.1"]);
-    Ok((authority.certificate_pem(), config.map_err(|error| error.to_string())?))
+    Ok((authority, config.map_err(|error| error.to_string())?))
 }
 
 fn authority(directory: Option<&Path>) -> Result<Authority, String> {

@@ -15,13 +15,14 @@
 //!     |-- websocket (channel) --+
 //!     |-- remote (spdy) --------+-> session -> process, or attach -> log
 //!     |-- forward (spdy) --+
-//!     `-- ports (channel) -+-> services
+//!     `-- ports (channel) -+-> services <- listen (TCP)
 //! ```
 
 mod attach;
 mod channel;
 mod connect;
 mod forward;
+mod listen;
 mod log;
 mod options;
 mod ports;
@@ -44,8 +45,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::connect::Place;
+pub(crate) use self::listen::Listener;
 use self::log::Log;
 use self::scratch::Scratch;
+use self::services::Service;
 use super::response::{Body, MiniStatus};
 
 /// What a reader of a log asks for.
@@ -183,6 +186,22 @@ impl PodRuntime {
             )));
         }
         Ok(log.read(*options, pod.ended.clone()))
+    }
+
+    /// Gives what listens on `port` of a Pod an address of this machine, where TLS is spoken if that
+    /// is given; `None` where nothing listens. It ends with the Pod.
+    pub(crate) fn listen(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> std::io::Result<Option<Listener>> {
+        let place = Place { namespace, pod: name };
+        let (Some(service), Ok(ended)) = (Service::on(port), self.shared.alive(place)) else {
+            return Ok(None);
+        };
+        listen::listen(&self.shared, service, place, ended, tls).map(Some)
     }
 
     /// Answers an authorised request for an interactive subresource of a Pod,

@@ -6,6 +6,9 @@
 //! | 9 | discard (RFC 863): reads everything, says nothing |
 //! | 19 | character generator (RFC 864): writes lines for as long as somebody reads |
 //! | 80, 8080 | HTTP/1.1: `GET /` says hello from the Pod, `POST /` sends back the body |
+//!
+//! A Service reaches them as well, and on 443 and 8443 the web server over TLS
+//! ([`super::super::endpoints`]).
 
 use std::convert::Infallible;
 use std::io;
