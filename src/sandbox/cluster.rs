@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::apiserver::Api;
 use super::folder::Folder;
 use super::hub::{Hub, loopback};
-use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, provision, visitor};
-use crate::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
+use super::{Drains, PATIENCE, Part, READY, SandboxError, accounts, demo, provision, visitor};
+use crate::agent::{Agent, AgentConfig, ImpersonationRule};
 use crate::egress::Egress;
 use crate::kubernetes::{ApiReader, ApiServer, Credentials};
 use crate::name::ClusterName;
@@ -45,6 +45,7 @@ impl Cluster {
         folder.write(&kubeconfig, &provision::agent(&api.client, &api.server).await?)?;
         provision::managed_rights(&api.client, accounts::NAME).await?;
         visitor::rights(&api.client).await?;
+        provision::services(&api.client, demo::NAMESPACE).await?;
 
         join(&name, state, hub, folder).await?;
         let failed = |cluster: ClusterName| move |source| SandboxError::Agent { cluster, source };
@@ -57,7 +58,7 @@ impl Cluster {
             audiences: Vec::new(),
             issuers: Vec::new(),
             impersonation: Some(ImpersonationRule::default()),
-            services: Exposure::default(),
+            services: demo::exposure(),
             admin: loopback(0),
             drain_timeout: PATIENCE,
         })

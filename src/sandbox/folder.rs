@@ -89,6 +89,13 @@ impl Folder {
         Ok(file)
     }
 
+    /// Writes the hub's list of exposed services, and returns where.
+    pub(super) fn services(&self, text: &str) -> Result<PathBuf, SandboxError> {
+        let file = self.path.join("services.yaml");
+        self.write(&file, text)?;
+        Ok(file)
+    }
+
     /// Writes a file of mode 0600, whole or not at all.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), SandboxError> {
         state::replace(path, text.as_bytes())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::apiserver::Api;
 use super::folder::Folder;
-use super::{Drains, PATIENCE, Part, SandboxError, accounts, inventory, visitor};
+use super::{Drains, PATIENCE, Part, SandboxError, accounts, demo, inventory, visitor};
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
@@ -102,7 +102,7 @@ pub(super) async fn start(
             inventory: Some(inventory::config()),
         }),
         authn: AuthnConfig::default(),
-        services: ExposedServices::None,
+        services: ExposedServices::File(folder.services(&demo::list())?),
         policy: Some(folder.policy(&visitor::policy())?),
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,

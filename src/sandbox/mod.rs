@@ -10,6 +10,7 @@
 //! | `kubeconfig` | contexts of the clusters (through the hub) and `hub` (the hub's own API) |
 //! | `ca.crt`, `tokens/NAME`, `urls.json` | the same for curl and scripts |
 //! | `tokens/hub`, `policy.yaml` | an account of the hub's own cluster, and what lets it in |
+//! | `services.yaml` | services of the clusters that the hub exposes |
 //! | `access.log` | the hub's access log |
 //! | `data/` | keys, certificates and state: what a second run finds again |
 
@@ -17,6 +18,7 @@ mod accounts;
 pub mod apiserver;
 mod cluster;
 pub mod definitions;
+mod demo;
 mod folder;
 mod guide;
 mod hub;
@@ -115,7 +117,8 @@ async fn serve(
         .into_iter()
         .collect::<Result<(), _>>()?;
     inventory::published(client, &config.clusters).await?;
-    print(&guide::text(folder.path(), &config.clusters)).map_err(SandboxError::Print)?;
+    print(&guide::text(folder.path(), &config.clusters, &config.api_servers))
+        .map_err(SandboxError::Print)?;
     let parts = clusters.into_iter().flat_map(|(cluster, _)| cluster.parts);
     let parts: Vec<Part> = parts.chain([hub.part, hub_api.part]).collect();
     let (ended, _, _) = select_all(parts).await;

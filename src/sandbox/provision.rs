@@ -62,6 +62,21 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
     Ok(kubeconfig(server, AGENT, token))
 }
 
+/// Lets the agent look up the Services of `namespace` that its owner exposes.
+///
+/// # Errors
+/// As [`agent`].
+pub async fn services(client: &Client, namespace: &str) -> Result<(), SandboxError> {
+    let name = format!("{AGENT}-services");
+    let role = json!({"rules": [
+        rule("", &["services"], &["get"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["list"]),
+    ]});
+    apply::<Role>(&Api::namespaced(client.clone(), namespace), &name, role).await?;
+    let binding = binding("Role", &name, AGENT_NAMESPACE, AGENT);
+    apply::<RoleBinding>(&Api::namespaced(client.clone(), namespace), &name, binding).await
+}
+
 /// Makes a ServiceAccount with all rights in the managed namespace, and returns a token of it that
 /// lives for `lifetime`.
 ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::assets;
+use crate::support::client::Client;
 use crate::support::process::{Kubectl, Process, fails, free_port, text};
 use crate::support::{PATIENCE, eventually};
 use crate::verbs;
@@ -146,6 +147,7 @@ async fn a_second_run_in_the_same_folder_works() {
             "tokens/cluster2",
             "tokens/hub",
             "policy.yaml",
+            "services.yaml",
             "urls.json",
         ] {
             assert!(files.join(name).is_file(), "{name}");
@@ -173,6 +175,35 @@ async fn a_second_run_in_the_same_folder_works() {
         .await;
         assert!(sandbox.stop(Duration::from_secs(10)).await.success());
     }
+}
+
+/// What the sandbox's own guide says of a Service, for both kinds of callers.
+#[tokio::test]
+async fn a_service_of_each_cluster_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut sandbox = start(directory.path(), free_port()).await;
+    let read = |name: &str| std::fs::read_to_string(directory.path().join("box").join(name));
+    let urls: Value = serde_json::from_str(&read("urls.json").unwrap()).unwrap();
+    let user = urls["user"].as_str().unwrap().strip_prefix("https://").unwrap().parse().unwrap();
+    let client = Client::new(user, read("ca.crt").unwrap());
+    for cluster in ["cluster1", "cluster2"] {
+        let path =
+            format!("/{cluster}/api/v1/namespaces/default/services/http:web:80/proxy-service/");
+        for token in [cluster, "hub"] {
+            let client = client.token(read(&format!("tokens/{token}")).unwrap().trim());
+            let answer = client.get(&path).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.text().as_str()),
+                (200, "hello from hello\n")
+            );
+            assert_eq!(client.post(&path, "said").await.text(), "said");
+        }
+        assert_eq!(client.get(&path).await.status, 401);
+        let own = client.token(read(&format!("tokens/{cluster}")).unwrap().trim());
+        let other = own.get(&path.replace("http:web:80", "http:other:80")).await;
+        assert_eq!(other.status, 403, "{}", other.text());
+    }
+    assert!(sandbox.stop(END).await.success());
 }
 
 /// Twice in one folder, after a run with small ones there: what the first of these made is there in
