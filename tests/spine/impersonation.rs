@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use cluster_proxy::agent::ImpersonationRule;
+use cluster_proxy::agent::{AgentConfig, ImpersonationRule};
 use cluster_proxy::name::ClusterName;
 
 use crate::live::Streams;
@@ -246,7 +246,8 @@ async fn the_owner_of_a_spoke_can_turn_identities_of_the_hub_away() {
         world.spoke.kill_agent();
         world.fleet.hub.wait_tunnels("c1", 0, PATIENCE).await;
         let directory = &world.spoke.directory;
-        let agent = RunningAgent::start_letting_in(rule, "c1", directory, hub);
+        let change = |config: &mut AgentConfig| config.impersonation = rule;
+        let agent = RunningAgent::start_with("c1", directory, hub, change);
         world.fleet.hub.wait_tunnels("c1", 2, PATIENCE).await;
         let (code, message) = refused(&client.get("/c1/version").await);
         assert_eq!(code, 403, "{message}");

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use cluster_proxy::agent::Exposure;
 use cluster_proxy::drain::Drain;
-use cluster_proxy::kubernetes;
+use cluster_proxy::kubernetes::{self, ApiServer};
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
 use cluster_proxy::sandbox::provision;
 
@@ -28,6 +29,10 @@ pub(crate) struct MiniSpoke {
     /// Of the API server itself, with all rights.
     pub(crate) admin: Client,
     pub(crate) directory: PathBuf,
+    /// Where the API server is, with all rights.
+    pub(crate) server: ApiServer,
+    /// Of the next start of the agent: what it exposes.
+    pub(crate) exposure: Exposure,
     agent: Option<RunningAgent>,
     _api: Part,
 }
@@ -83,6 +88,11 @@ impl World {
 impl MiniSpoke {
     /// Starts it and its agent, and waits until the hub's probe of it came back.
     pub(crate) async fn join(name: &str, fleet: &Fleet) -> Self {
+        Self::join_exposing(name, fleet, Exposure::default()).await
+    }
+
+    /// As [`MiniSpoke::join`], with services that its owner exposes.
+    pub(crate) async fn join_exposing(name: &str, fleet: &Fleet, exposure: Exposure) -> Self {
         let (bound, started) = oneshot::channel();
         let cluster = name.to_owned();
         let api = Part::start("miniapi", move || async move {
@@ -99,9 +109,10 @@ impl MiniSpoke {
         let directory = fleet.dir.path().join(name);
         fleet.hub.enrol(name, &directory).await;
         std::fs::write(directory.join("kubeconfig"), kubeconfig.as_bytes()).unwrap();
-        let mut spoke = Self { name: name.to_owned(), admin, directory, agent: None, _api: api };
+        let name = name.to_owned();
+        let mut spoke = Self { name, admin, directory, server, exposure, agent: None, _api: api };
         spoke.start_agent(fleet.hub.addresses.agents);
-        fleet.hub.wait_healthy(name).await;
+        fleet.hub.wait_healthy(&spoke.name).await;
         spoke
     }
 
@@ -112,7 +123,10 @@ impl MiniSpoke {
 
     /// Another agent of it.
     pub(crate) fn agent_beside(&self, hub: SocketAddr) -> RunningAgent {
-        RunningAgent::start(&self.name, &self.directory, hub)
+        let exposure = self.exposure.clone();
+        RunningAgent::start_with(&self.name, &self.directory, hub, |config| {
+            config.services = exposure;
+        })
     }
 
     /// Ends its agent as SIGKILL does.

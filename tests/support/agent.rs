@@ -22,18 +22,18 @@ impl RunningAgent {
     /// Starts the agent of the cluster `name`, which has joined in `directory` and finds its
     /// kubeconfig there.
     pub(crate) fn start(name: &str, directory: &Path, hub: SocketAddr) -> Self {
-        Self::start_letting_in(Some(ImpersonationRule::default()), name, directory, hub)
+        Self::start_with(name, directory, hub, |_| {})
     }
 
-    /// As [`RunningAgent::start`], with another rule for identities of the hub.
-    pub(crate) fn start_letting_in(
-        impersonation: Option<ImpersonationRule>,
+    /// As [`RunningAgent::start`], with what its owner wants otherwise.
+    pub(crate) fn start_with(
         name: &str,
         directory: &Path,
         hub: SocketAddr,
+        change: impl FnOnce(&mut AgentConfig),
     ) -> Self {
         let drain = Drain::new();
-        let config = AgentConfig {
+        let mut config = AgentConfig {
             hub: vec![format!("localhost:{}", hub.port())],
             egress: Egress::default(),
             directory: directory.to_owned(),
@@ -41,11 +41,12 @@ impl RunningAgent {
             tunnels: 2,
             audiences: Vec::new(),
             issuers: Vec::new(),
-            impersonation,
+            impersonation: Some(ImpersonationRule::default()),
             services: Exposure::default(),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             drain_timeout: Duration::from_secs(1),
         };
+        change(&mut config);
         let running = drain.clone();
         let part = Part::start(&format!("agent-{name}"), move || async move {
             let agent = Agent::build(config).await.unwrap();
