@@ -6,6 +6,7 @@
 mod agent;
 mod auth;
 mod clusters;
+mod completions;
 mod credential;
 mod egress;
 mod hub;
@@ -18,6 +19,7 @@ mod pki;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod state;
+mod version;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -36,6 +38,7 @@ use crate::telemetry::log::{self, Format};
 #[command(
     name = "cluster-proxy",
     version,
+    long_version = version::LONG,
     about = "One HTTPS endpoint in front of a fleet of Kubernetes clusters",
     long_about = LONG_ABOUT,
     after_help = "Try it without a cluster: cluster-proxy sandbox",
@@ -86,6 +89,8 @@ enum Command {
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Give kubectl the token of a managed service account (exec plugin of such kubeconfigs)
     Credential(credential::CredentialArgs),
+    /// Write what a shell needs to complete this command line
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the command line of this process.
@@ -144,6 +149,7 @@ impl Command {
             Self::Auth(args) => auth::run(args),
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
             Self::Credential(args) => credential::run(args).await,
+            Self::Completions(args) => completions::run(&args),
         }
     }
 }
