@@ -105,6 +105,10 @@ pub fn main() -> ExitCode {
         }
     };
     run(cli).unwrap_or_else(|error| {
+        if let Some(usage) = error.downcast_ref::<clap::Error>() {
+            let _ = usage.print();
+            return ExitCode::from(USAGE);
+        }
         let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
         ExitCode::FAILURE
     })
@@ -152,6 +156,12 @@ impl Command {
             Self::Completions(args) => completions::run(&args),
         }
     }
+}
+
+/// Flags that make no sense together, where clap cannot say it.
+fn usage(message: &str) -> anyhow::Error {
+    let kind = clap::error::ErrorKind::ArgumentConflict;
+    clap::Error::raw(kind, format!("{message}\n")).into()
 }
 
 /// The error and its causes on one line, as it may end up in somebody's log. A cause that an outer

@@ -100,6 +100,14 @@ impl Pinned {
         Ok(Some(pinned))
     }
 
+    /// Whether its kubeconfig is `file`.
+    pub fn is_in(&self, file: &Path) -> bool {
+        match (file.canonicalize(), self.kubeconfig.canonicalize()) {
+            (Ok(file), Ok(kubeconfig)) => file == kubeconfig,
+            _ => false,
+        }
+    }
+
     /// Refuses what cannot work, and marks the surroundings of a plugin that it starts. Returns the
     /// namespace of the context.
     fn check(&self, file: &mut Kubeconfig) -> Result<Option<String>, HubError> {

@@ -114,11 +114,72 @@ fn one_origin_of_tokens() {
     let works = |more: &[&str]| parse(folder.path(), more).is_ok();
     assert!(works(&["--token-file", "t"]) && works(&["--dir", "d"]));
     assert!(works(&["--managed-serviceaccount", "a", "--hub-context", "hub"]));
-    assert!(!works(&[]));
+    assert!(works(&[]) && works(&["--hub-context", "hub"]), "the hub is asked");
     assert!(!works(&["--token-file", "t", "--dir", "d"]));
     assert!(!works(&["--token-file", "t", "--managed-serviceaccount", "a"]));
-    assert!(!works(&["--token-file", "t", "--hub-context", "hub"]));
     assert!(!works(&["--managed-serviceaccount", "../a"]));
+}
+
+#[test]
+fn clusters_are_named_or_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca"), "").unwrap();
+    let parse = |more: &[&str]| {
+        let line = ["x", "--server", "https://hub", "--ca", "ca", "--token-file", "t"];
+        Line::try_parse_from(line.iter().chain(more)).map(|line| line.args)
+    };
+    for one in [&["--cluster", "a,b"][..], &["--all"], &["--selector", "a=b"], &["-l", "a"]] {
+        assert!(!parse(one).unwrap().which.is_empty(), "{one:?}");
+        let two = [one, if one[0] == "--all" { &["-l", "a"] } else { &["--all"] }].concat();
+        assert!(parse(&two).is_err(), "{two:?}");
+    }
+    assert!(parse(&["--merge", "--all"]).is_err(), "into which file?");
+}
+
+#[tokio::test]
+async fn what_would_be_of_no_use_is_refused_like_a_wrong_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token").display().to_string();
+    std::fs::write(&file, "t").unwrap();
+    let unused = args(folder.path(), &["--hub-context", "hub", "--force"]);
+    let error = run(unused).await.unwrap_err();
+    assert!(error.is::<clap::Error>() && error.to_string().contains("--hub-context"), "{error}");
+    let line = ["x", "--server", "https://hub", "--ca", "ca", "--token-file", &file];
+    let nothing = Line::try_parse_from(line).unwrap().args;
+    let error = run(nothing).await.unwrap_err();
+    assert!(error.is::<clap::Error>() && error.to_string().contains("--all"), "{error}");
+}
+
+#[tokio::test]
+async fn a_merge_keeps_what_is_there_and_its_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("output");
+    let theirs = "# mine\ncurrent-context: hub\ncontexts: [{name: hub, context: {cluster: c, user: u}}]\n\
+                  clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n\
+                  users: [{name: u, user: {token: secret}}]\n";
+    std::fs::write(&output, theirs).unwrap();
+    let hub = output.display().to_string();
+    let own = ["--managed-serviceaccount", "a", "--hub-kubeconfig", &hub, "--merge"];
+    let merge = async |more: &[&str]| {
+        run(parse(folder.path(), &[&own, more].concat()).unwrap()).await.map(drop)
+    };
+    merge(&[]).await.unwrap();
+    let once = std::fs::read_to_string(&output).unwrap();
+    let read: serde_json::Value = serde_saphyr::from_str(&once).unwrap();
+    assert_eq!((&read["current-context"], &read["users"][0]["name"]), (&"hub".into(), &"u".into()));
+    assert_eq!(read["contexts"][1]["name"], "c1");
+    merge(&[]).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), once);
+    // A cluster that is called as the hub's own.
+    let error = merge(&["--cluster", "hub", "--force"]).await.unwrap_err();
+    assert!(error.to_string().contains("would lose context \"hub\""), "{error}");
+    merge(&["--cluster", "hub", "--context-prefix", "fleet-"]).await.unwrap();
+    // Not while kubectl writes.
+    std::fs::write(folder.path().join("output.lock"), "").unwrap();
+    let error = merge(&["--cluster", "c2"]).await.unwrap_err();
+    assert!(format!("{error:#}").contains("output.lock"), "{error:#}");
+    std::fs::remove_file(folder.path().join("output.lock")).unwrap();
+    merge(&["--cluster", "c2"]).await.unwrap();
 }
 
 #[test]
