@@ -193,8 +193,9 @@ impl HubArgs {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = self.workers.map_or(cores, usize::from);
         let limits = told(fit(self.limits.into_limits(), workers));
-        let issuers = self.oidc.into_issuers(server.is_some())?;
-        let services = self.services.into_source(server.is_some())?;
+        let namespace = server.is_some().then(|| self.home.hub_namespace());
+        let issuers = self.oidc.into_issuers(namespace.clone())?;
+        let services = self.services.into_source(namespace)?;
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,

@@ -77,6 +77,12 @@ impl StateArgs {
         self.state_namespace.is_none().then_some(&*self.dir)
     }
 
+    /// The namespace of the hub: that of its state, else that of its pod.
+    pub(super) fn hub_namespace(&self) -> String {
+        let namespace = self.state_namespace.clone().or_else(kubernetes::pod_namespace);
+        namespace.unwrap_or_else(|| "default".to_owned())
+    }
+
     /// Says `what` of this home.
     pub(super) fn tell(&self, what: &str) -> std::io::Result<()> {
         super::print(&format!("{}: {what}\n", self.shown()))

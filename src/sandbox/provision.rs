@@ -29,7 +29,7 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
     namespace(client, MANAGED_NAMESPACE).await?;
     namespace(client, AGENT_NAMESPACE).await?;
     service_account(client, AGENT_NAMESPACE, AGENT).await?;
-    let paths = ["/openid/v1/jwks", "/.well-known/openid-configuration", "/version", "/readyz"];
+    let paths = ["/openid/v1/jwks", "/.well-known/openid-configuration", "/version"];
     let everywhere = json!({"rules": [
         {"nonResourceURLs": paths, "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [KUBE_SYSTEM],
@@ -45,7 +45,7 @@ pub async fn agent(client: &Client, server: &ApiServer) -> Result<Zeroizing<Stri
     apply::<ClusterRoleBinding>(&Api::all(client.clone()), AGENT, binding).await?;
 
     let accounts = json!({"rules": [
-        rule("", &["serviceaccounts"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule("", &["serviceaccounts"], &["get", "create", "patch", "delete"]),
         rule("", &["serviceaccounts/token"], &["create"]),
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["kube-root-ca.crt"],
             "verbs": ["get"]},

@@ -8,7 +8,6 @@ use clap::Args;
 use crate::hub::authn::oidc::{
     Algorithm, ClaimMapping, IssuerAuthority, IssuerConfig, Issuers, Url, algorithm,
 };
-use crate::kubernetes;
 
 /// Flags of `hub` about callers whom an OpenID Connect issuer vouches for.
 #[derive(Debug, Args)]
@@ -99,8 +98,8 @@ pub(super) struct OidcArgs {
 // === impl OidcArgs ===
 
 impl OidcArgs {
-    /// Whose tokens are believed. `has_server`: whether there is an API server of the hub.
-    pub(super) fn into_issuers(self, has_server: bool) -> anyhow::Result<Issuers> {
+    /// Whose tokens are believed. `namespace`: the hub's, where it has an API server.
+    pub(super) fn into_issuers(self, namespace: Option<String>) -> anyhow::Result<Issuers> {
         if let Some(file) = self.authentication_config {
             let issuers = Issuers::of_file(&file);
             return issuers.with_context(|| format!("--authentication-config {}", file.display()));
@@ -108,16 +107,13 @@ impl OidcArgs {
         let (Some(url), Some(client)) = (self.oidc_issuer_url, self.oidc_client_id) else {
             return Ok(Issuers::default());
         };
-        if self.oidc_ca_configmap.is_some() && !has_server {
-            bail!(
+        let authority = match (self.oidc_ca_file, self.oidc_ca_configmap, namespace) {
+            (Some(file), ..) => IssuerAuthority::File(file),
+            (None, Some(name), Some(namespace)) => IssuerAuthority::ConfigMap { namespace, name },
+            (None, Some(_), None) => bail!(
                 "--oidc-ca-configmap: there is no API server of the hub: name one with --hub-kubeconfig"
-            );
-        }
-        let namespace = kubernetes::pod_namespace().unwrap_or_else(|| "default".to_owned());
-        let authority = match (self.oidc_ca_file, self.oidc_ca_configmap) {
-            (Some(file), _) => IssuerAuthority::File(file),
-            (None, Some(name)) => IssuerAuthority::ConfigMap { namespace, name },
-            (None, None) => IssuerAuthority::System,
+            ),
+            (None, None, _) => IssuerAuthority::System,
         };
         let prefix = self.oidc_username_prefix.as_deref();
         let username = ClaimMapping::username(&self.oidc_username_claim, prefix, &url);
@@ -164,7 +160,7 @@ mod tests {
     fn issuers(flags: &[&str]) -> Result<Vec<IssuerConfig>, String> {
         let flags = std::iter::once(&"hub").chain(flags);
         let command = Command::try_parse_from(flags).map_err(|error| error.to_string())?;
-        let issuers = command.oidc.into_issuers(false).map_err(|error| format!("{error:#}"))?;
+        let issuers = command.oidc.into_issuers(None).map_err(|error| format!("{error:#}"))?;
         Ok(issuers.configs().to_vec())
     }
 

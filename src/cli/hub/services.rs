@@ -6,7 +6,6 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::hub::ExposedServices;
-use crate::kubernetes;
 
 /// Flags of `hub` about services of clusters.
 #[derive(Debug, Args)]
@@ -31,16 +30,15 @@ pub(super) struct ServiceArgs {
 // === impl ServiceArgs ===
 
 impl ServiceArgs {
-    /// Where the list is. `has_server`: whether there is an API server of the hub.
-    pub(super) fn into_source(self, has_server: bool) -> anyhow::Result<ExposedServices> {
-        match (self.exposed_services, self.exposed_services_configmap) {
-            (Some(file), _) => Ok(ExposedServices::File(file)),
-            (None, None) => Ok(ExposedServices::None),
-            (None, Some(_)) if !has_server => bail!(
+    /// Where the list is. `namespace`: the hub's, where it has an API server.
+    pub(super) fn into_source(self, namespace: Option<String>) -> anyhow::Result<ExposedServices> {
+        match (self.exposed_services, self.exposed_services_configmap, namespace) {
+            (Some(file), ..) => Ok(ExposedServices::File(file)),
+            (None, None, _) => Ok(ExposedServices::None),
+            (None, Some(_), None) => bail!(
                 "--exposed-services-configmap: there is no API server of the hub: name one with --hub-kubeconfig"
             ),
-            (None, Some(name)) => {
-                let namespace = kubernetes::pod_namespace().unwrap_or_else(|| "default".to_owned());
+            (None, Some(name), Some(namespace)) => {
                 Ok(ExposedServices::ConfigMap { namespace, name })
             }
         }
@@ -61,7 +59,8 @@ mod tests {
 
     fn source(flags: &[&str], has_server: bool) -> Option<ExposedServices> {
         let flags = std::iter::once(&"hub").chain(flags);
-        Command::try_parse_from(flags).ok()?.services.into_source(has_server).ok()
+        let namespace = has_server.then(|| "ns".to_owned());
+        Command::try_parse_from(flags).ok()?.services.into_source(namespace).ok()
     }
 
     #[test]
@@ -69,8 +68,8 @@ mod tests {
         let (file, map) = ("--exposed-services=x", "--exposed-services-configmap=y");
         assert_eq!(source(&[], true), Some(ExposedServices::None));
         assert_eq!(source(&[file], false), Some(ExposedServices::File("x".into())));
-        let of_map = source(&[map], true);
-        assert!(matches!(of_map, Some(ExposedServices::ConfigMap { name, .. }) if name == "y"));
+        let (namespace, name) = ("ns".to_owned(), "y".to_owned());
+        assert_eq!(source(&[map], true), Some(ExposedServices::ConfigMap { namespace, name }));
         assert_eq!(source(&[map], false), None);
         assert_eq!(source(&[file, map], true), None);
     }
