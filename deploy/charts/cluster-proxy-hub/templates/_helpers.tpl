@@ -45,4 +45,7 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
+env:
+# In the environment, so that what `kubectl exec` starts beside the hub finds its state.
+- {name: CLUSTER_PROXY_STATE_NAMESPACE, value: {{ .Release.Namespace }}}
 {{- end }}
