@@ -179,3 +179,78 @@ async fn each_way_that_a_first_connection_fails_is_named() {
     assert!(again.contains("join token"), "{again}");
     assert!(hub.process.stop(PATIENCE).await.success());
 }
+
+#[tokio::test]
+async fn an_agent_follows_the_addresses_of_its_hubs_name() {
+    let test = "an_agent_follows_the_addresses_of_its_hubs_name";
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path();
+    let hosts = directory.join("hosts");
+    let name_is = |addresses: &[&str]| {
+        let lines = addresses.iter().map(|address| format!("{address} {NAME}\n"));
+        // In place: it is mounted over the agent's /etc/hosts.
+        std::fs::write(&hosts, format!("127.0.0.1 localhost\n{}", lines.collect::<String>()))
+            .unwrap();
+    };
+    name_is(&["127.0.0.2"]);
+    let resolving = |words: &[&str]| {
+        let inner = command(directory, words);
+        let mut command = Command::new("unshare");
+        let script = r#"mount --bind hosts /etc/hosts && exec "$@""#;
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(inner.get_program()).args(words);
+        command.current_dir(directory).env_clear().env("RUST_LOG", "info");
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    };
+    if !resolving(&["--version"]).output().is_ok_and(|output| output.status.success()) {
+        return skipped(test, "nothing can be mounted here", "it as root");
+    }
+
+    // Two hubs on one state and one port, of which the name knows one at first.
+    let mut first = hub_at(directory, IpAddr::from([127, 0, 0, 2])).await;
+    let port = first.agents.port();
+    let mut second = second_hub(directory, IpAddr::from([127, 0, 0, 3]), port);
+    second.wait_for("listening", PATIENCE).await;
+    let address = format!("{NAME}:{port}");
+    let enrol = words(directory, &address);
+    let enrol: Vec<&str> = enrol.iter().map(String::as_str).collect();
+    let said = text(&resolving(&enrol).output().unwrap());
+    assert!(said.contains("enrolled c1"), "{said}");
+    let api = FakeApi::start("c1").await;
+    api.write_kubeconfig(&directory.join("kubeconfig"));
+    #[rustfmt::skip]
+    let mut agent = Process::spawn("agent", directory, resolving(&[
+        "agent", "--hub", &address, "--dir", "c1", "--kubeconfig", "kubeconfig",
+        "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
+    ]));
+    serves(&first, directory, &api).await;
+    let connected = async |hubs: usize| {
+        eventually(&format!("connected to {hubs}"), 3 * PATIENCE, || {
+            let listed = run(directory, &["clusters", "list", "--dir", "hub", "-o", "json"]);
+            let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+            let found = listed[0]["connectedTo"].as_array().unwrap().len();
+            async move { (found == hubs).then_some(()) }
+        })
+        .await;
+    };
+    connected(1).await;
+    name_is(&["127.0.0.2", "127.0.0.3"]);
+    connected(2).await;
+    // The first moves away; its address is let go, and the cluster is served by the second.
+    assert!(first.process.stop(PATIENCE).await.success());
+    name_is(&["127.0.0.3"]);
+    connected(1).await;
+    assert!(agent.stop(PATIENCE).await.success());
+    assert!(second.stop(PATIENCE).await.success());
+}
+
+/// Another hub on the same state.
+fn second_hub(directory: &Path, address: IpAddr, port: u16) -> Process {
+    let agents = SocketAddr::from((address, port)).to_string();
+    #[rustfmt::skip]
+    let hub = Process::start("second", directory, &[
+        "hub", "--dir", "hub", "--listen", "127.0.0.1:0", "--agent-listen", &agents,
+        "--admin-address", "127.0.0.1:0", "--access-log", "off", "--drain-timeout", "2s",
+    ]);
+    hub
+}

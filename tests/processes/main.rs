@@ -19,6 +19,7 @@ mod identities;
 mod memory;
 mod observed;
 mod outages;
+mod pages;
 mod proxy;
 mod reload;
 mod rolling;
