@@ -13,7 +13,9 @@ use cluster_proxy::accounts::api::MANAGED_NAMESPACE;
 use super::audit::{Asked, Call, Speaking};
 use super::grants::{Roles, uncovered, witness};
 use super::helm::{self, AGENT, HUB};
-use super::scenes::{DEPLOYER, accounts, define, deployer, publish, read_as, watch};
+use super::scenes::{
+    DEPLOYER, accounts, define, define_on_spoke, deployer, publish, read_as, service, watch,
+};
 use super::world::{AGENT_NAMESPACE, Cluster, HUB_NAMESPACE, World};
 use crate::support::client::plain_get;
 use crate::support::{PATIENCE, eventually};
@@ -21,7 +23,9 @@ use crate::support::{PATIENCE, eventually};
 #[tokio::test]
 async fn every_right_of_the_charts_as_they_come_is_needed_and_none_is_missing() {
     let test = "every_right_of_the_charts_as_they_come_is_needed_and_none_is_missing";
-    let Some(mut world) = World::install(test, &[], &[], define).await else { return };
+    let Some(mut world) = World::install(test, &[], &[], |hub, _| define(hub)).await else {
+        return;
+    };
     publish(&world.ground.hub_cluster.kubectl).await;
     world.comes_and_goes("c2");
     not_more(&world).await;
@@ -41,16 +45,23 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
         "accounts.openClusterManagement=true",
         "tokenReviews=true",
         "exposedServicesConfigMap=services",
+        "monitoring.serviceMonitor=true",
+        "monitoring.prometheusRule=true",
+        "monitoring.dashboard=true",
         &policy,
     ];
     let named = format!("impersonation.users={{{DEPLOYER}}}");
     let groups = ["", ":ops"].map(|of| format!("cluster:hub:system:serviceaccounts{of}"));
     let groups =
         format!("impersonation.groups={{{},cluster:hub:system:authenticated}}", groups.join(","));
-    let agent_values = ["impersonation.enabled=true", &named, &groups];
-    let world = World::install(test, &hub_values, &agent_values, |hub| {
+    let exposed = "exposeServices={shop/web:8080}";
+    let podmonitor = "monitoring.podMonitor=true";
+    let agent_values = ["impersonation.enabled=true", &named, &groups, exposed, podmonitor];
+    let world = World::install(test, &hub_values, &agent_values, |hub, spoke| {
         define(hub);
-        hub.run(&["create", "configmap", "services", "-n", HUB_NAMESPACE, "--from-literal=a=[]"]);
+        define_on_spoke(spoke);
+        let list = "--from-literal=a=[{namespace: shop, service: web}]";
+        hub.run(&["create", "configmap", "services", "-n", HUB_NAMESPACE, list]);
     });
     let Some(mut world) = world.await else { return };
     let (hub, spoke) = (&world.ground.hub_cluster.kubectl, &world.ground.spoke.kubectl);
@@ -70,6 +81,7 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
     .await;
     world.comes_and_goes("c2");
     watch(&world).await;
+    service(&world).await;
     no_right_is_missed(&world).await;
     let plain = world.ground.spoke.audit.end();
     judge(&world.ground.spoke, AGENT_NAMESPACE, AGENT, Speaking::Plain, 0, |_| true).await;

@@ -23,10 +23,22 @@ pub(super) fn define(hub: &Kubectl) {
         definitions::cluster_profiles("v1alpha1"),
         definitions::managed_service_accounts(),
         definitions::open(addons, "v1alpha1", "ManagedClusterAddOn", "managedclusteraddons"),
+        definitions::open(PROMETHEUS, "v1", "ServiceMonitor", "servicemonitors"),
+        definitions::open(PROMETHEUS, "v1", "PrometheusRule", "prometheusrules"),
     ] {
-        let made = hub.run_with(&["apply", "-f", "-", "-o", "name"], &kind.to_string());
-        hub.run(&["wait", "--for=condition=Established", "--timeout=90s", made.trim()]);
+        make(hub, &kind);
     }
+}
+
+/// What the spoke has before the agent comes.
+pub(super) fn define_on_spoke(spoke: &Kubectl) {
+    spoke.run(&["create", "namespace", "shop"]);
+    make(spoke, &definitions::open(PROMETHEUS, "v1", "PodMonitor", "podmonitors"));
+}
+
+fn make(kubectl: &Kubectl, kind: &Value) {
+    let made = kubectl.run_with(&["apply", "-f", "-", "-o", "name"], &kind.to_string());
+    kubectl.run(&["wait", "--for=condition=Established", "--timeout=90s", made.trim()]);
 }
 
 /// A ClusterProfile, and somebody who writes over what the hub published in it.
@@ -144,6 +156,16 @@ pub(super) async fn watch(world: &World) {
     .await;
 }
 
+/// A Service that both sides expose. No pod is behind it, which the agent has to find out.
+pub(super) async fn service(world: &World) {
+    let spoke = &world.ground.spoke.kubectl;
+    spoke.run(&["create", "service", "clusterip", "web", "-n", "shop", "--tcp=8080"]);
+    let token = spoke.run(&["create", "token", "caller", "-n", "default"]);
+    let path = "/c1/api/v1/namespaces/shop/services/http:web:8080/proxy-service/";
+    let said = world.client(token.trim()).get(path).await.assert_status(404, "NotFound");
+    assert!(said.contains("has no service"), "{said}");
+}
+
 /// Everything that an agent with constrained impersonation may do for others.
 pub(super) async fn read_as(world: &World, token: &str) {
     let client = world.client(token);
@@ -199,6 +221,7 @@ async fn is_gone(kubectl: &Kubectl, args: &[&str]) {
     .await;
 }
 
+const PROMETHEUS: &str = "monitoring.coreos.com";
 const PROFILES: &str = "cluster-inventory";
 /// As the spoke knows an account of the hub's cluster.
 pub(super) const DEPLOYER: &str = "cluster:hub:system:serviceaccount:ops:deployer";

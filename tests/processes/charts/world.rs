@@ -217,12 +217,12 @@ pub(crate) struct World {
 // === impl World ===
 
 impl World {
-    /// With these values, after `prepare` has made what the hub's cluster has before.
+    /// With these values, after `prepare` has made what hub's cluster and spoke have before.
     pub(crate) async fn install(
         test: &str,
         hub_values: &[&str],
         agent_values: &[&str],
-        prepare: impl FnOnce(&Kubectl),
+        prepare: impl FnOnce(&Kubectl, &Kubectl),
     ) -> Option<Self> {
         let ground = Ground::start(test).await?;
         let (hub_cluster, spoke) = (&ground.hub_cluster.kubectl, &ground.spoke.kubectl);
@@ -231,7 +231,7 @@ impl World {
         {
             kubectl.run(&["create", "namespace", namespace]);
         }
-        prepare(hub_cluster);
+        prepare(hub_cluster, spoke);
         ground.apply(HUB, hub_values);
         let hub = ground.run_hub().await;
 
