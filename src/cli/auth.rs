@@ -1,15 +1,21 @@
 //! `cluster-proxy auth check`: what a policy, and a list of exposed services, say, without a hub.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
 
+use super::state::HubServerArgs;
+use super::written::{PolicyArgs, ServiceArgs};
 use super::{Output, print};
-use crate::hub::policy::{self, Policy, Wanted};
-use crate::hub::services::{self, ServicePath};
+use crate::hub::Source;
+use crate::hub::authn::HubApi;
+use crate::hub::followed::read;
+use crate::hub::policy::{Policy, Wanted};
+use crate::hub::services::{self, Exposed, ServicePath};
+use crate::kubernetes::ApiReader;
 use crate::name::ClusterName;
 
 /// Flags of `auth`.
@@ -55,17 +61,18 @@ struct CheckArgs {
     #[arg(long = "as-group", value_name = "GROUP")]
     groups: Vec<String>,
 
-    /// The policy
-    #[arg(long, env = "CLUSTER_PROXY_POLICY", value_name = "FILE")]
-    policy: PathBuf,
+    #[command(flatten)]
+    policy: PolicyArgs,
 
-    /// The list of exposed services, for a path that names one
-    #[arg(long, env = "CLUSTER_PROXY_EXPOSED_SERVICES", value_name = "FILE")]
-    exposed_services: Option<PathBuf>,
+    #[command(flatten)]
+    server: HubServerArgs,
 
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+
+    #[command(flatten)]
+    services: ServiceArgs,
 }
 
 /// The answer with `-o json`.
@@ -75,6 +82,9 @@ struct Answer {
     /// Number of the rule, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<usize>,
+    /// Key of the ConfigMap that has the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     /// Number of the entry that exposes the service, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<usize>,
@@ -83,9 +93,9 @@ struct Answer {
 }
 
 /// Runs `auth`.
-pub(crate) fn run(args: AuthArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: AuthArgs) -> anyhow::Result<ExitCode> {
     let AuthCommand::Check(check) = args.command;
-    let answer = check.answer()?;
+    let answer = check.answer().await?;
     print(&match check.output {
         Output::Json => serde_json::to_string_pretty(&answer)? + "\n",
         Output::Table => format!("{}\n", answer.reason),
@@ -96,10 +106,20 @@ pub(crate) fn run(args: AuthArgs) -> anyhow::Result<ExitCode> {
 // === impl CheckArgs ===
 
 impl CheckArgs {
-    fn answer(&self) -> anyhow::Result<Answer> {
-        let policy = policy::read(&self.policy)?;
+    async fn answer(&self) -> anyhow::Result<Answer> {
+        let api = self.server.server()?.map(ApiReader::new).transpose()?;
+        let api = api.as_ref().map(|api| api as &dyn HubApi);
+        let source = self.policy.clone().into_source(api.is_some())?;
+        if source == Source::None {
+            bail!("which policy? Name it with --policy or --policy-configmap");
+        }
+        let policy: Policy = read(&source, api).await?;
         if let Some(service) = self.service()? {
-            return self.answer_of_service(&policy, &service);
+            let mut answer = self.judged(&policy, &source, self.wanted_of(&service));
+            if answer.allowed {
+                self.expose(&mut answer, &service, api).await?;
+            }
+            return Ok(answer);
         }
         let method = Method::from_bytes(self.verb.to_ascii_uppercase().as_bytes())?;
         let (what, subresource) = self.what.split_once('/').unwrap_or((&self.what, ""));
@@ -111,18 +131,19 @@ impl CheckArgs {
             let name = self.name.as_str();
             Wanted::Resource { verb, group, resource, subresource, namespace, name }
         };
-        Ok(self.judged(&policy, wanted))
+        Ok(self.judged(&policy, &source, wanted))
     }
 
-    fn judged(&self, policy: &Policy, wanted: Wanted<'_>) -> Answer {
+    fn judged(&self, policy: &Policy, source: &Source, wanted: Wanted<'_>) -> Answer {
         let rule = policy.find(&self.user, &self.groups, &self.cluster, wanted);
         let whole = format!("{} {wanted} on cluster {}", self.user, self.cluster);
-        let file = self.policy.display();
-        let reason = match rule {
-            Some(rule) => format!("yes: rule {rule} of {file} lets {whole}"),
-            None => format!("no: no rule of {file} lets {whole}"),
+        let reason = match &rule {
+            Some(rule) => format!("yes: {rule} of {source} lets {whole}"),
+            None => format!("no: no rule of {source} lets {whole}"),
         };
-        Answer { allowed: rule.is_some(), rule, entry: None, reason }
+        let key = rule.as_ref().map(|rule| rule.key.to_string()).filter(|key| !key.is_empty());
+        let rule = rule.map(|rule| rule.number);
+        Answer { allowed: rule.is_some(), rule, key, entry: None, reason }
     }
 
     /// The service that a path names.
@@ -133,36 +154,43 @@ impl CheckArgs {
         Ok(services::service(&self.what.parse()?)?)
     }
 
-    /// Both must let them: the policy, as for any object, and the list.
-    fn answer_of_service(&self, policy: &Policy, path: &ServicePath) -> anyhow::Result<Answer> {
-        let service = &path.service;
-        let wanted = Wanted::Resource {
+    /// What the policy is asked about a service.
+    fn wanted_of<'a>(&'a self, path: &'a ServicePath) -> Wanted<'a> {
+        Wanted::Resource {
             verb: &self.verb,
             group: "",
             resource: "services",
             subresource: "proxy-service",
-            namespace: &service.namespace,
-            name: &service.name,
-        };
-        let mut answer = self.judged(policy, wanted);
-        if !answer.allowed {
-            return Ok(answer);
+            namespace: &path.service.namespace,
+            name: &path.service.name,
         }
-        let Some(file) = &self.exposed_services else {
+    }
+
+    /// Who may reach a service by the policy, still may not where the list does not have it.
+    async fn expose(
+        &self,
+        answer: &mut Answer,
+        path: &ServicePath,
+        api: Option<&dyn HubApi>,
+    ) -> anyhow::Result<()> {
+        let service = &path.service;
+        let source = self.services.clone().into_source(api.is_some())?;
+        if source == Source::None {
             answer.reason += "; whether the hub exposes it, --exposed-services would tell";
-            return Ok(answer);
-        };
-        let exposed = services::read(file)?;
+            return Ok(());
+        }
+        let exposed: Exposed = read(&source, api).await?;
         answer.entry = exposed.find(&self.cluster, service).map(|(entry, _)| entry);
         answer.allowed = answer.entry.is_some();
-        let file = file.display();
         answer.reason = match answer.entry {
             Some(entry) => {
-                format!("{}, and entry {entry} of {file} exposes {service}", answer.reason)
+                format!("{}, and entry {entry} of {source} exposes {service}", answer.reason)
             }
-            None => format!("no: no entry of {file} exposes {service} of cluster {}", self.cluster),
+            None => {
+                format!("no: no entry of {source} exposes {service} of cluster {}", self.cluster)
+            }
         };
-        Ok(answer)
+        Ok(())
     }
 }
 
@@ -202,11 +230,11 @@ rules:
 - {namespace: shop, service: api, port: 8080, protocol: http}
 ";
 
-    fn check(line: &str) -> Answer {
-        check_with(line, true)
+    async fn check(line: &str) -> Answer {
+        check_with(line, true).await
     }
 
-    fn check_with(line: &str, list: bool) -> Answer {
+    async fn check_with(line: &str, list: bool) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, POLICY).unwrap();
@@ -217,11 +245,11 @@ rules:
         let files = [policy.as_str()].into_iter().chain(list.then_some(services.as_str()));
         let words = ["auth", "check"].into_iter().chain(line.split(' ')).chain(files);
         let AuthCommand::Check(args) = Command::try_parse_from(words).unwrap().auth.command;
-        args.answer().unwrap()
+        args.answer().await.unwrap()
     }
 
-    #[test]
-    fn a_service_needs_a_rule_and_an_entry() {
+    #[tokio::test]
+    async fn a_service_needs_a_rule_and_an_entry() {
         let shop = "/api/v1/namespaces/shop/services";
         for (line, rule, entry, says) in [
             (format!("edge-1 get {shop}/web/proxy-service/x"), Some(3), Some(1), "entry 1 of"),
@@ -247,19 +275,19 @@ rules:
                 "rule 3 of",
             ),
         ] {
-            let answer = check(&format!("{line} --as cluster:hub:s"));
+            let answer = check(&format!("{line} --as cluster:hub:s")).await;
             assert_eq!((answer.rule, answer.entry), (rule, entry), "{line}: {}", answer.reason);
             let is_path = line.contains(" /");
             assert_eq!(answer.allowed, rule.is_some() && (entry.is_some() || !is_path), "{line}");
             assert!(answer.reason.contains(says), "{line}: {}", answer.reason);
         }
         let line = format!("c1 get {shop}/web/proxy-service/ --as cluster:hub:s");
-        let answer = check_with(&line, false);
+        let answer = check_with(&line, false).await;
         assert!(answer.allowed && answer.reason.ends_with("--exposed-services would tell"));
     }
 
-    #[test]
-    fn the_rule_that_decides_is_named() {
+    #[tokio::test]
+    async fn the_rule_that_decides_is_named() {
         for (line, rule) in [
             ("edge-1 get /version --as cluster:hub:a", Some(1)),
             ("edge-1 get /healthz --as cluster:hub:a", None),
@@ -271,10 +299,10 @@ rules:
             ("edge-1 list deployments.apps -n shop --as b", None),
             ("edge-1 get deployments.apps -n shop --as b --as-group cluster:hub:g", None),
         ] {
-            let answer = check(line);
+            let answer = check(line).await;
             assert_eq!((answer.rule, answer.allowed), (rule, rule.is_some()), "{line}");
         }
-        let reason = check("edge-1 list deployments.apps -n shop --as b").reason;
+        let reason = check("edge-1 list deployments.apps -n shop --as b").await.reason;
         assert!(
             reason.ends_with(
                 "lets b list deployments of API group apps in namespace shop on cluster edge-1"

@@ -3,10 +3,8 @@
 mod controllers;
 mod limits;
 mod oidc;
-mod services;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +16,8 @@ use clap::Args;
 use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
 use self::oidc::OidcArgs;
-use self::services::ServiceArgs;
 use super::state::StateArgs;
+use super::written::{PolicyArgs, ServiceArgs};
 use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
@@ -87,10 +85,8 @@ pub(crate) struct HubArgs {
     #[arg(long, env = "CLUSTER_PROXY_ALLOW_LEGACY_TOKENS")]
     allow_legacy_tokens: bool,
 
-    /// Which of the hub's own ServiceAccounts may ask which clusters for what: a file of rules, read
-    /// again when it changes [default: none may]
-    #[arg(long, env = "CLUSTER_PROXY_POLICY", value_name = "FILE")]
-    policy: Option<PathBuf>,
+    #[command(flatten)]
+    policy: PolicyArgs,
 
     /// Where the access log goes: `-` for standard output, a file (opened again on SIGHUP), or `off`
     #[arg(long, env = "CLUSTER_PROXY_ACCESS_LOG", value_name = "-|FILE|off", default_value = "-", value_parser = access_log)]
@@ -194,8 +190,9 @@ impl HubArgs {
         let workers = self.workers.map_or(cores, usize::from);
         let limits = told(fit(self.limits.into_limits(), workers));
         let namespace = server.is_some().then(|| self.home.hub_namespace());
-        let issuers = self.oidc.into_issuers(namespace.clone())?;
-        let services = self.services.into_source(namespace)?;
+        let issuers = self.oidc.into_issuers(namespace)?;
+        let policy = self.policy.into_source(server.is_some())?;
+        let services = self.services.into_source(server.is_some())?;
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -210,7 +207,7 @@ impl HubArgs {
                 waiting: limits.waiting_strangers(),
                 issuers,
             },
-            policy: self.policy,
+            policy,
             services,
             access_log: self.access_log,
             workers,

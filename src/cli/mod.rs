@@ -20,6 +20,7 @@ mod pki;
 mod sandbox;
 mod state;
 mod version;
+mod written;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -150,7 +151,7 @@ impl Command {
             Self::Clusters(args) => clusters::run(args).await,
             #[cfg(feature = "sandbox")]
             Self::Miniapi(args) => miniapi::run(args).await,
-            Self::Auth(args) => auth::run(args),
+            Self::Auth(args) => auth::run(args).await,
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
             Self::Credential(args) => credential::run(args).await,
             Self::Completions(args) => completions::run(&args),

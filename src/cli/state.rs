@@ -26,22 +26,38 @@ pub(super) struct StateArgs {
     )]
     state_namespace: Option<String>,
 
+    #[command(flatten)]
+    server: HubServerArgs,
+}
+
+/// How the hub's own cluster is reached.
+#[derive(Clone, Debug, Args)]
+pub(super) struct HubServerArgs {
     /// Kubeconfig of the hub's own cluster, where there is one and this runs outside of it
     #[arg(long, env = "CLUSTER_PROXY_HUB_KUBECONFIG", value_name = "FILE")]
     hub_kubeconfig: Option<PathBuf>,
 }
 
-// === impl StateArgs ===
+// === impl HubServerArgs ===
 
-impl StateArgs {
+impl HubServerArgs {
     /// The API server of the hub's own cluster, where there is one: that of the kubeconfig, or of
     /// the pod.
-    pub(super) fn hub_server(&self) -> anyhow::Result<Option<ApiServer>> {
+    pub(super) fn server(&self) -> anyhow::Result<Option<ApiServer>> {
         Ok(match &self.hub_kubeconfig {
             Some(path) => Some(ApiServer::from_kubeconfig(path, None).context("--hub-kubeconfig")?),
             None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => None,
             None => Some(ApiServer::in_cluster()?),
         })
+    }
+}
+
+// === impl StateArgs ===
+
+impl StateArgs {
+    /// The API server of the hub's own cluster, where there is one.
+    pub(super) fn hub_server(&self) -> anyhow::Result<Option<ApiServer>> {
+        self.server.server()
     }
 
     /// The state, in a folder that exists.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::authn::{AuthnConfig, HubApi};
 use super::controllers::ControllersConfig;
+use super::followed::Source;
 use super::hosts::AllowedHosts;
 use super::limits::Limits;
-use super::services::ExposedServices;
 use crate::state::State;
 
 /// Configuration of a hub.
@@ -33,9 +33,9 @@ pub struct HubConfig {
     /// Authentication.
     pub authn: AuthnConfig,
     /// Which identities of the hub may ask for what; without it, none may.
-    pub policy: Option<PathBuf>,
+    pub policy: Source,
     /// Which services of clusters callers may reach.
-    pub services: ExposedServices,
+    pub services: Source,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// Worker threads, one runtime each.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{AccessLog, Unusable, UnusableList};
+use super::{AccessLog, Unusable};
 use crate::kubernetes::EndpointError;
 use crate::pki::tls::TlsError;
 use crate::state::StateError;
@@ -29,12 +29,9 @@ pub enum HubError {
     /// The hub's own API server.
     #[error("the hub's API server cannot be used: {0}")]
     Endpoint(#[from] EndpointError),
-    /// Who may pass.
+    /// The policy, or the list of exposed services.
     #[error(transparent)]
-    Policy(#[from] Unusable),
-    /// Which services may be reached.
-    #[error(transparent)]
-    Services(#[from] UnusableList),
+    Written(#[from] Unusable),
     /// Two metrics of one name: a mistake of ours.
     #[error("metrics cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),

@@ -28,6 +28,7 @@ mod dock;
 mod error;
 mod failure;
 mod flood;
+pub(crate) mod followed;
 mod forward;
 mod front;
 mod headers;
@@ -93,8 +94,7 @@ use workers::Workers;
 pub use config::{AccessLog, HubConfig};
 pub use controllers::{AccountsOptions, ControllersConfig};
 pub use error::HubError;
-pub use policy::Unusable;
-pub use services::{ExposedServices, UnusableList};
+pub use followed::{Source, Unusable};
 
 /// A hub with its listeners bound.
 pub struct Hub {
@@ -155,7 +155,7 @@ impl Hub {
             &collected,
         )
         .await?;
-        let policies = Policies::load(config.policy.clone(), &collected)?;
+        let policies = Policies::load(config.policy.clone(), config.hub_api.clone(), &collected)?;
         let services = Services::load(config.services.clone(), config.hub_api.clone(), &collected)?;
         let dropped = metrics.access_lines_dropped.clone();
         let log = access_log::AccessLogger::open(&config.access_log, dropped)
@@ -204,8 +204,8 @@ impl Hub {
         let (policies, services) = (self.policies.clone(), self.services.clone());
         move || {
             tls.ask();
-            policies.ask();
-            services.ask();
+            policies.policy().ask();
+            services.list().ask();
             log.reopen();
         }
     }
@@ -274,8 +274,8 @@ impl Hub {
         let spokes = Arc::new(Spokes { registry: self.registry.clone() });
         let known = Some(self.authenticator.clone());
         parts.spawn("watch of live streams", self.live.clone().run(spokes, known));
-        parts.spawn("watch of the policy", self.policies.clone().follow());
-        parts.spawn("watch of exposed services", self.services.clone().follow());
+        parts.spawn("watch of the policy", self.policies.policy().clone().follow());
+        parts.spawn("watch of exposed services", self.services.list().clone().follow());
         parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));
         parts.spawn("budget of unread bytes", unread.run());
         parts.spawn("probes", probe::run(self.registry.clone(), self.metrics.clone()));

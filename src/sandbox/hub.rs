@@ -10,7 +10,7 @@ use super::{Drains, PATIENCE, Part, SandboxError, accounts, demo, inventory, vis
 use crate::hub::authn::AuthnConfig;
 use crate::hub::hosts::AllowedHosts;
 use crate::hub::limits::Limits;
-use crate::hub::{self, AccessLog, ControllersConfig, ExposedServices, HubConfig, HubError};
+use crate::hub::{self, AccessLog, ControllersConfig, HubConfig, HubError, Source};
 use crate::kubernetes::ApiReader;
 use crate::name::ClusterName;
 use crate::pki::authorities::{self, Role};
@@ -102,8 +102,8 @@ pub(super) async fn start(
             inventory: Some(inventory::config()),
         }),
         authn: AuthnConfig::default(),
-        services: ExposedServices::File(folder.services(&demo::list())?),
-        policy: Some(folder.policy(&visitor::policy())?),
+        services: Source::File(folder.services(&demo::list())?),
+        policy: Source::File(folder.policy(&visitor::policy())?),
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,
         min_drain: Duration::ZERO,

@@ -17,10 +17,10 @@ use crate::support::{PATIENCE, eventually};
 use crate::world::MiniSpoke;
 
 /// A hub with an API of its own and an account there, and the spoke `c1`.
-struct World {
-    api: HubApi,
-    fleet: Fleet,
-    spoke: MiniSpoke,
+pub(crate) struct World {
+    pub(crate) api: HubApi,
+    pub(crate) fleet: Fleet,
+    pub(crate) spoke: MiniSpoke,
     /// Of `ops/deployer`, on the hub.
     token: String,
 }
@@ -28,7 +28,7 @@ struct World {
 // === impl World ===
 
 impl World {
-    async fn start(policy: Option<&str>) -> Self {
+    pub(crate) async fn start(policy: Option<&str>) -> Self {
         let api = HubApi::start().await;
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ops"}});
@@ -40,17 +40,17 @@ impl World {
     }
 
     /// Of the hub's account.
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.fleet.anonymous().token(&self.token)
     }
 
     /// Changes the policy.
     fn set_policy(&self, policy: &str) {
-        std::fs::write(self.fleet.hub.policy.as_ref().unwrap(), policy).unwrap();
+        self.fleet.hub.set_policy(policy);
     }
 
     /// Lets a user or group of the hub have `rules` on the spoke.
-    async fn grant(&self, kind: &str, subject: &str, rules: Value) {
+    pub(crate) async fn grant(&self, kind: &str, subject: &str, rules: Value) {
         let rbac = "/apis/rbac.authorization.k8s.io/v1";
         let name = format!("granted-{}", subject.replace(':', "-").to_lowercase());
         let object = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name}});
@@ -66,7 +66,7 @@ impl World {
 
     /// Waits until as many streams are counted under `reason`: the client may see an end a moment
     /// before the hub has counted it.
-    async fn wait_ended(&self, reason: &str, streams: f64) {
+    pub(crate) async fn wait_ended(&self, reason: &str, streams: f64) {
         let labels = ["cluster=\"c1\"", &format!("reason=\"{reason}\"")];
         eventually("the ends are counted", PATIENCE, || async {
             let ended = self.fleet.hub.metric("cluster_proxy_streams_ended_total", &labels).await;
@@ -161,7 +161,7 @@ async fn who_is_not_allowed_hears_nothing_of_clusters() {
     // The same for a cluster that is there, under another verb, and for one that is not.
     let (code, message) = refused(&client.get("/c1/api/v1/nodes").await);
     let expected = format!(
-        "cluster-proxy: hub-policy: no rule of the hub's policy (--policy) lets {USER} list nodes at the cluster scope on cluster c1"
+        "cluster-proxy: hub-policy: no rule of the hub's policy (--policy, --policy-configmap) lets {USER} list nodes at the cluster scope on cluster c1"
     );
     assert_eq!((code, &message), (403, &expected));
     let nowhere = refused(&client.get("/nowhere/api/v1/nodes").await);
@@ -332,7 +332,8 @@ async fn streams_of_identities_of_the_hub_end_with_the_cluster() {
 }
 
 /// As the spoke knows the account.
-const USER: &str = "cluster:hub:system:serviceaccount:ops:deployer";
+pub(crate) const USER: &str = "cluster:hub:system:serviceaccount:ops:deployer";
 
 /// Lets all accounts of the hub in everywhere.
-const ALL: &str = "rules: [{groups: ['cluster:hub:system:serviceaccounts'], clusters: ['*']}]";
+pub(crate) const ALL: &str =
+    "rules: [{groups: ['cluster:hub:system:serviceaccounts'], clusters: ['*']}]";

@@ -21,6 +21,8 @@ mod live;
 mod observed;
 mod oidc;
 mod outages;
+#[cfg(feature = "sandbox")]
+mod policy;
 mod refusals;
 mod replicas;
 mod requests;

@@ -3,6 +3,7 @@
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use cluster_proxy::hub::Source;
 use cluster_proxy::hub::authn::oidc::{ClaimMapping, IssuerConfig, Issuers};
 
 use crate::support::client::{Client, empty};
@@ -24,7 +25,7 @@ async fn fleet(issuers: Issuers) -> Fleet {
     ]});
     std::fs::write(&policy, rules.to_string()).unwrap();
     fleet.hub.stop().await;
-    fleet.hub.policy = Some(policy);
+    fleet.hub.policy = Source::File(policy);
     fleet.hub.issuers = issuers;
     fleet.hub.start().await;
     fleet.add("c1").await;

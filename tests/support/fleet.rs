@@ -15,9 +15,7 @@ use cluster_proxy::hub::authn::oidc::Issuers;
 use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
-use cluster_proxy::hub::{
-    AccessLog, Addresses, ControllersConfig, ExposedServices, Hub, HubConfig,
-};
+use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig, Source};
 use cluster_proxy::kubernetes::{ApiReader, ApiServer};
 use cluster_proxy::name::ClusterName;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
@@ -47,9 +45,9 @@ pub(crate) struct RunningHub {
     /// Of the next start: the API server of its own cluster, where `controllers` names none.
     pub(crate) own_api: Option<ApiServer>,
     /// Of the next start: which identities of its own cluster it lets in.
-    pub(crate) policy: Option<PathBuf>,
+    pub(crate) policy: Source,
     /// Of the next start: which services it lets callers reach.
-    pub(crate) services: ExposedServices,
+    pub(crate) services: Source,
     /// Of the next start: whose users it lets in besides.
     pub(crate) issuers: Issuers,
     /// Of the next start.
@@ -127,8 +125,8 @@ impl Fleet {
             access_log,
             controllers,
             own_api: None,
-            policy: None,
-            services: ExposedServices::None,
+            policy: Source::None,
+            services: Source::None,
             issuers: Issuers::default(),
             limits,
             allowed_hosts: AllowedHosts::default(),
@@ -225,6 +223,12 @@ impl RunningHub {
         }));
         self.addresses = addresses.await.expect("the hub starts");
         self.drain = drain;
+    }
+
+    /// Changes the policy, which is in a file.
+    pub(crate) fn set_policy(&self, policy: &str) {
+        let Source::File(file) = &self.policy else { panic!("there is no file of a policy") };
+        std::fs::write(file, policy).unwrap();
     }
 
     fn own_api(&self) -> Option<&ApiServer> {

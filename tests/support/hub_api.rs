@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
+use cluster_proxy::hub::Source;
 use cluster_proxy::kubernetes::{self, ApiServer};
 use cluster_proxy::miniapi::{MiniApi, MiniApiConfig};
 use cluster_proxy::sandbox::provision;
@@ -44,11 +45,10 @@ impl HubApi {
         let mut fleet = Fleet::hub_only().await;
         fleet.hub.stop().await;
         fleet.hub.own_api = Some(self.server.clone());
-        fleet.hub.policy = policy.map(|policy| {
-            let file = fleet.dir.path().join("policy.yaml");
-            std::fs::write(&file, policy).unwrap();
-            file
-        });
+        if let Some(policy) = policy {
+            fleet.hub.policy = Source::File(fleet.dir.path().join("policy.yaml"));
+            fleet.hub.set_policy(policy);
+        }
         fleet.hub.start().await;
         fleet
     }

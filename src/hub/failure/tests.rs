@@ -9,7 +9,7 @@ use crate::hub::admission::Admission;
 use crate::hub::authn::{Explanation, Refusal};
 use crate::hub::forward::respond::respond;
 use crate::hub::limits::Limits;
-use crate::hub::{AccessLog, HubError, Unusable, UnusableList};
+use crate::hub::{AccessLog, HubError, Unusable};
 use crate::kubernetes::EndpointError;
 use crate::pki::tls::TlsError;
 use crate::state::{Document, StateError};
@@ -168,7 +168,9 @@ fn failures() -> Vec<(Failure, &'static str)> {
         Failure::Authn(Authn::Unwritable(_)) => Authn::from(Unwritable("a group")).into(),
             "rename it where it comes from: at the issuer, or in the hub's cluster";
         Failure::Denied(Denied::NoPolicy) => Denied::NoPolicy.into(),
-            "set `--policy`, or use a token of the cluster itself";
+            "set `--policy` or `--policy-configmap`, or use a token of the cluster itself";
+        Failure::Denied(Denied::Unread) => Denied::Unread.into(),
+            "read the hub's log; a broken policy keeps the last good one, but a new hub has none";
         Failure::Denied(Denied::NoRule { .. }) =>
             Denied::NoRule {
                 user: "cluster:hub:system:serviceaccount:ops:deployer".to_owned(),
@@ -322,8 +324,6 @@ fn streams() -> Vec<(OpenError, &'static str)> {
 }
 
 fn starts() -> Vec<(HubError, &'static str)> {
-    let file = || std::path::PathBuf::from("policy.yaml");
-    let why = || "line 3: unknown field `user`".to_owned();
     let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
     catalogue! { HubError:
         HubError::Bind { .. } => HubError::Bind {
@@ -345,10 +345,12 @@ fn starts() -> Vec<(HubError, &'static str)> {
                 "cannot read kubeconfig hub.kubeconfig: No such file or directory".to_owned()
             ).into(),
             "correct `--hub-kubeconfig`";
-        HubError::Policy(_) => Unusable::Wrong { file: file(), why: why() }.into(),
+        HubError::Written(_) => Unusable::Wrong {
+                what: "policy",
+                at: "policy.yaml".to_owned(),
+                why: "line 3: unknown field `user`".to_owned(),
+            }.into(),
             "correct the file; `cluster-proxy auth check` reads it as the hub does";
-        HubError::Services(_) => UnusableList::Wrong { at: "list.yaml".to_owned(), why: why() }.into(),
-            "correct the list; `cluster-proxy auth check` reads it as the hub does";
         HubError::AccessLog { .. } => HubError::AccessLog {
                 log: AccessLog::File("/var/log/access.log".into()),
                 source: denied(),

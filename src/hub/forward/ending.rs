@@ -206,9 +206,9 @@ mod tests {
     use super::*;
     use crate::drain::Drain;
     use crate::hub::authn::{Identity, Impersonated, Voucher};
+    use crate::hub::followed::Source;
     use crate::hub::live::LiveStreams;
     use crate::hub::registry::Registry;
-    use crate::hub::services::ExposedServices;
     use crate::hub::verb::RequestKind;
     use crate::name::ClusterName;
 
@@ -218,7 +218,7 @@ mod tests {
         let metrics = crate::hub::metrics::Metrics::new(&prometheus::Registry::new()).unwrap();
         Forwarder {
             registry,
-            policies: Policies::load(None, &prometheus::Registry::new()).unwrap(),
+            policies: Policies::load(Source::None, None, &prometheus::Registry::new()).unwrap(),
             services: services(),
             live,
             drain: Drain::new(),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn services() -> Services {
-        Services::load(ExposedServices::None, None, &prometheus::Registry::new()).unwrap()
+        Services::load(Source::None, None, &prometheus::Registry::new()).unwrap()
     }
 
     fn order(life: Option<Duration>) -> Order {

@@ -12,6 +12,7 @@ use crate::hub::failure::Failure;
 use crate::hub::front::head::HeadTooLarge;
 use crate::hub::headers::{HeaderError, X_REQUEST_ID};
 use crate::hub::hosts::HostError;
+use crate::hub::policy::Denied;
 use crate::hub::route::RouteError;
 use crate::hub::services::{NotExposed, ServicePathError};
 use crate::tunnel::headers::Fault;
@@ -69,6 +70,7 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         | Failure::Service(ServicePathError::Name { .. })
         | Failure::Upgrade(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
         Failure::Authn(AuthnError::Unavailable(_))
+        | Failure::Denied(Denied::Unread)
         | Failure::NotExposed(NotExposed::Unread)
         | Failure::NoTunnel { .. } => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         Failure::Authn(AuthnError::Unwritable(_))
@@ -127,7 +129,6 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::hub::policy::Denied;
     use crate::hub::via::Loop;
     use crate::name::ClusterName;
     use crate::tunnel::impersonation::Unwritable;
@@ -179,6 +180,7 @@ mod tests {
             (Failure::Authn(AuthnError::Unavailable("x".into())), 503),
             (Failure::Authn(Unwritable("a group").into()), 403),
             (Denied::NoPolicy.into(), 403),
+            (Denied::Unread.into(), 503),
             (Failure::NoCluster(cluster()), 404),
             (Failure::Full(cluster()), 429),
             (Failure::TooManyTokens(cluster()), 429),

@@ -6,49 +6,39 @@
 //! | the file's format, and the decision | [`rules`] |
 //! | names that may end in `*` | [`patterns`] |
 //! | what a request wants, in Kubernetes' words | [`request`] |
-//! | read at the start, and again when it changes | [`reload`] |
+//! | read at the start, and again when it changes | [`followed`](super::followed) |
 
 mod patterns;
-mod reload;
 mod request;
 mod rules;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use http::Method;
 use http::uri::PathAndQuery;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-use tokio::sync::{Notify, watch};
 
 pub(crate) use self::patterns::is_one_of;
-pub use self::reload::Unusable;
 use self::request::Request;
 pub(crate) use self::request::Wanted;
 pub(crate) use self::rules::Policy;
-use super::authn::Identity;
+use super::HubError;
+use super::authn::{HubApi, Identity};
+use super::followed::{Document, FollowMetrics, Followed, Source};
 use crate::name::ClusterName;
 use crate::telemetry::series::add;
 
 /// The policy in force. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Policies(Arc<Inner>);
-
-struct Inner {
-    /// Where it comes from; without one no identity of the hub is let in.
-    file: Option<PathBuf>,
-    current: watch::Sender<Option<Arc<Policy>>>,
-    /// What was last read, also where it could not be used.
-    read: Mutex<Vec<u8>>,
-    /// Look now.
-    asked: Notify,
-    metrics: Metrics,
+pub(crate) struct Policies {
+    /// Without one no identity of the hub is let in.
+    policy: Followed<Policy>,
+    decisions: IntCounterVec,
 }
 
 struct Metrics {
     decisions: IntCounterVec,
-    rules: IntGauge,
-    reload_failures: IntCounter,
+    of_policy: FollowMetrics,
 }
 
 /// What a caller asks of a cluster, as long as it lasts.
@@ -66,11 +56,16 @@ pub(crate) struct Asked {
 pub(crate) enum Denied {
     /// Nobody has said who may.
     #[error(
-        "identities of the hub are let in by a policy alone, and this hub has none: set --policy (README.md)"
+        "identities of the hub are let in by a policy alone, and this hub has none: set --policy or --policy-configmap (README.md)"
     )]
     NoPolicy,
+    /// An outage, or a policy that cannot be used.
+    #[error("the hub has not yet been able to read its policy: its log says why")]
+    Unread,
     /// No rule.
-    #[error("no rule of the hub's policy (--policy) lets {user} {what} on cluster {cluster}")]
+    #[error(
+        "no rule of the hub's policy (--policy, --policy-configmap) lets {user} {what} on cluster {cluster}"
+    )]
     NoRule {
         /// Who.
         user: String,
@@ -89,34 +84,25 @@ pub(crate) enum Denied {
     Impersonates(String),
 }
 
-/// Reads a policy for those who only want to know what it says.
-///
-/// # Errors
-/// As a hub that starts with it.
-pub(crate) fn read(file: &std::path::Path) -> Result<Policy, Unusable> {
-    reload::parse(file, &reload::read(file)?)
-}
-
 // === impl Policies ===
 
 impl Policies {
-    /// Reads the policy, where there is one.
+    /// Reads a policy that is in a file; one in a ConfigMap later ([`Followed::load`]).
     ///
     /// # Errors
-    /// When it cannot be read or used: a hub must not start with another policy than its operator's.
-    pub(crate) fn load(file: Option<PathBuf>, registry: &Registry) -> Result<Self, Unusable> {
-        let metrics = Metrics::register(registry)?;
-        let (policy, read) = match &file {
-            Some(file) => {
-                let bytes = reload::read(file)?;
-                (Some(Arc::new(reload::parse(file, &bytes)?)), bytes)
-            }
-            None => (None, Vec::new()),
-        };
-        metrics.count(policy.as_deref());
-        let current = watch::Sender::new(policy);
-        let (read, asked) = (Mutex::new(read), Notify::new());
-        Ok(Self(Arc::new(Inner { file, current, read, asked, metrics })))
+    /// As [`Followed::load`].
+    pub(crate) fn load(
+        source: Source,
+        hub_api: Option<Arc<dyn HubApi>>,
+        registry: &Registry,
+    ) -> Result<Self, HubError> {
+        let Metrics { decisions, of_policy } = Metrics::register(registry)?;
+        Ok(Self { policy: Followed::load(source, hub_api, of_policy)?, decisions })
+    }
+
+    /// The policy as it is written, for those who follow it.
+    pub(crate) fn policy(&self) -> &Followed<Policy> {
+        &self.policy
     }
 
     /// Whether a request may go on to its cluster. Counts the decision.
@@ -126,7 +112,7 @@ impl Policies {
     pub(crate) fn decide(&self, asked: &Asked) -> Result<(), Denied> {
         let decided = self.judge(asked);
         if asked.identity.impersonation.is_some() {
-            self.0.metrics.decided(decided.as_ref().err());
+            self.count(decided.as_ref().err());
         }
         decided
     }
@@ -134,16 +120,16 @@ impl Policies {
     /// Refuses an identity of the hub that wants to speak for somebody else.
     pub(crate) fn impersonates(&self, identity: &Identity) -> Denied {
         let denied = Denied::Impersonates(identity.user.clone());
-        self.0.metrics.decided(Some(&denied));
+        self.count(Some(&denied));
         denied
     }
 
     /// Ready once the policy does not allow any more what was asked.
     pub(crate) async fn withdrawn(&self, asked: &Asked) {
         // Taken before the first look, so that no change falls between the two.
-        let mut changes = self.0.current.subscribe();
+        let mut changes = self.policy.changes();
         while self.judge(asked).is_ok() {
-            // Invariant: the sender lives as long as we do.
+            // It fails only without a sender, which lives as long as we do.
             let _ = changes.changed().await;
         }
     }
@@ -151,7 +137,10 @@ impl Policies {
     fn judge(&self, asked: &Asked) -> Result<(), Denied> {
         let Asked { identity, cluster, method, target } = asked;
         let Some(impersonated) = &identity.impersonation else { return Ok(()) };
-        let policy = self.0.current.borrow().clone().ok_or(Denied::NoPolicy)?;
+        let policy = self.policy.current().ok_or_else(|| match self.policy.source() {
+            Source::None => Denied::NoPolicy,
+            Source::File(_) | Source::ConfigMap { .. } => Denied::Unread,
+        })?;
         let request = Request::new(method, target);
         let wanted = request.wanted();
         if policy.allows(&identity.user, &impersonated.groups, cluster, wanted) {
@@ -159,6 +148,24 @@ impl Policies {
         }
         let (user, what) = (identity.user.clone(), wanted.to_string());
         Err(Denied::NoRule { user, what, cluster: cluster.clone() })
+    }
+
+    fn count(&self, denied: Option<&Denied>) {
+        self.decisions.with_label_values(&labels(denied)).inc();
+    }
+}
+
+// === impl Policy ===
+
+impl Document for Policy {
+    const WHAT: &'static str = "policy";
+
+    fn parse(texts: &[(&str, &str)]) -> Result<Self, String> {
+        Self::parse(texts.iter().copied()).map_err(|error| error.to_string())
+    }
+
+    fn size(&self) -> usize {
+        self.len()
     }
 }
 
@@ -199,34 +206,25 @@ impl Metrics {
             "cluster_proxy_authorizations_total",
             "Decisions of the policy about identities of the hub.",
         );
-        Ok(Self {
-            decisions: add(registry, IntCounterVec::new(decisions, &["decision", "by"]))?,
-            rules: add(
-                registry,
-                IntGauge::new("cluster_proxy_policy_rules", "Rules of the policy in force."),
-            )?,
-            reload_failures: add(
-                registry,
-                IntCounter::new(
-                    "cluster_proxy_policy_reload_failures_total",
-                    "Changed policies that could not be used; the last good one was kept.",
-                ),
-            )?,
-        })
+        let size = IntGauge::new("cluster_proxy_policy_rules", "Rules of the policy in force.");
+        let failures = IntCounter::new(
+            "cluster_proxy_policy_reload_failures_total",
+            "Policies that could not be read or used; the last good one was kept.",
+        );
+        let of_policy =
+            FollowMetrics { size: add(registry, size)?, failures: add(registry, failures)? };
+        let decisions = add(registry, IntCounterVec::new(decisions, &["decision", "by"]))?;
+        Ok(Self { decisions, of_policy })
     }
+}
 
-    fn decided(&self, denied: Option<&Denied>) {
-        let labels = match denied {
-            None => ["allowed", "rule"],
-            Some(Denied::NoPolicy) => ["denied", "no-policy"],
-            Some(Denied::NoRule { .. } | Denied::Withdrawn) => ["denied", "no-rule"],
-            Some(Denied::Impersonates(_)) => ["denied", "impersonates"],
-        };
-        self.decisions.with_label_values(&labels).inc();
-    }
-
-    fn count(&self, policy: Option<&Policy>) {
-        self.rules.set(policy.map_or(0, |policy| i64::try_from(policy.len()).unwrap_or(i64::MAX)));
+fn labels(denied: Option<&Denied>) -> [&'static str; 2] {
+    match denied {
+        None => ["allowed", "rule"],
+        Some(Denied::NoPolicy) => ["denied", "no-policy"],
+        Some(Denied::Unread) => ["denied", "unread"],
+        Some(Denied::NoRule { .. } | Denied::Withdrawn) => ["denied", "no-rule"],
+        Some(Denied::Impersonates(_)) => ["denied", "impersonates"],
     }
 }
 

@@ -3,16 +3,21 @@
 //! Rules only allow, as those of RBAC, whose words they use; nobody may anything that no rule
 //! allows. What is allowed here is still judged by the RBAC of the cluster.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use super::patterns::{Patterns, is_one_of};
 use super::request::Wanted;
+use crate::hub::followed::of_key;
 use crate::name::ClusterName;
 
 /// A policy, ready to decide.
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     rules: Vec<Rule>,
+    /// Of texts with rules: their keys, and where their rules begin.
+    texts: Vec<(Box<str>, usize)>,
     users: Patterns<Patterns<Numbers>>,
     groups: Patterns<Patterns<Numbers>>,
 }
@@ -35,16 +40,32 @@ struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PolicyError {
     /// Not even YAML of this shape.
-    #[error("it is not the YAML or JSON of a policy: {0}")]
-    Shape(String),
+    #[error("{}it is not the YAML or JSON of a policy: {why}", of_key(.key))]
+    Shape {
+        /// In a ConfigMap; empty for a file.
+        key: String,
+        /// What the parser says.
+        why: String,
+    },
     /// A rule that would not do what it says.
-    #[error("rule {number}: {why}")]
+    #[error("{}rule {number}: {why}", of_key(.key))]
     Rule {
+        /// In a ConfigMap; empty for a file.
+        key: String,
         /// From 1.
         number: usize,
         /// What is wrong.
         why: String,
     },
+}
+
+/// Where a rule is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleName {
+    /// In a ConfigMap; empty for a file.
+    pub(crate) key: Box<str>,
+    /// From 1.
+    pub(crate) number: usize,
 }
 
 /// As it is written.
@@ -74,31 +95,43 @@ struct Written {
 // === impl Policy ===
 
 impl Policy {
-    /// Reads YAML, or JSON, which is YAML too.
-    pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
-        let file: File = serde_saphyr::from_str(text).map_err(|error| {
-            let text = error.to_string();
-            // The rest shows the place in a picture of several lines.
-            PolicyError::Shape(text.lines().next().unwrap_or_default().to_owned())
-        })?;
+    /// Reads texts of YAML, or JSON, which is YAML too, each under its key, in their order. All rules
+    /// count.
+    pub(crate) fn parse<'a>(
+        texts: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, PolicyError> {
         let mut policy = Self::default();
-        for (index, written) in file.rules.into_iter().enumerate() {
-            written.check().map_err(|why| PolicyError::Rule { number: index + 1, why })?;
-            let subjects =
-                [(&mut policy.users, &written.users), (&mut policy.groups, &written.groups)];
-            for (known, names) in subjects {
-                for name in names {
-                    for cluster in &written.clusters {
-                        let rules = known.entry(name).entry(cluster);
-                        if rules.last() != Some(&index) {
-                            rules.push(index);
-                        }
+        for (key, text) in texts {
+            let file: File = serde_saphyr::from_str(text).map_err(|error| {
+                let text = error.to_string();
+                // The rest shows the place in a picture of several lines.
+                let why = text.lines().next().unwrap_or_default().to_owned();
+                PolicyError::Shape { key: key.to_owned(), why }
+            })?;
+            policy.texts.push((key.into(), policy.rules.len()));
+            for (number, written) in (1..).zip(file.rules) {
+                let key = || key.to_owned();
+                written.check().map_err(|why| PolicyError::Rule { key: key(), number, why })?;
+                policy.push(written);
+            }
+        }
+        Ok(policy)
+    }
+
+    fn push(&mut self, written: Written) {
+        let index = self.rules.len();
+        let subjects = [(&mut self.users, &written.users), (&mut self.groups, &written.groups)];
+        for (known, names) in subjects {
+            for name in names {
+                for cluster in &written.clusters {
+                    let rules = known.entry(name).entry(cluster);
+                    if rules.last() != Some(&index) {
+                        rules.push(index);
                     }
                 }
             }
-            policy.rules.push(Rule::from(written));
         }
-        Ok(policy)
+        self.rules.push(Rule::from(written));
     }
 
     /// How many rules it has.
@@ -115,11 +148,23 @@ impl Policy {
         cluster: &ClusterName,
         wanted: Wanted<'_>,
     ) -> bool {
-        self.find(user, groups, cluster, wanted).is_some()
+        self.index(user, groups, cluster, wanted).is_some()
     }
 
-    /// The number, from 1, of a rule that lets them.
+    /// A rule that lets them.
     pub(crate) fn find(
+        &self,
+        user: &str,
+        groups: &[String],
+        cluster: &ClusterName,
+        wanted: Wanted<'_>,
+    ) -> Option<RuleName> {
+        let index = self.index(user, groups, cluster, wanted)?;
+        let (key, begin) = self.texts.iter().rfind(|(_, begin)| *begin <= index)?;
+        Some(RuleName { key: key.clone(), number: index - begin + 1 })
+    }
+
+    fn index(
         &self,
         user: &str,
         groups: &[String],
@@ -129,7 +174,16 @@ impl Policy {
         let of_groups = groups.iter().flat_map(|group| self.groups.of(group));
         let clusters = self.users.of(user).chain(of_groups);
         let mut rules = clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten();
-        rules.find(|rule| self.rules[**rule].allows(wanted)).map(|index| index + 1)
+        rules.find(|rule| self.rules[**rule].allows(wanted)).copied()
+    }
+}
+
+// === impl RuleName ===
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {}", self.number)?;
+        if self.key.is_empty() { Ok(()) } else { write!(f, " under key {}", self.key) }
     }
 }
 

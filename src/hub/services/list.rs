@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, de};
 
+use crate::hub::followed::of_key;
 use crate::hub::policy::is_one_of;
 use crate::name::ClusterName;
 use crate::tunnel::service::ServiceTarget;
@@ -206,10 +207,6 @@ impl<'de> Deserialize<'de> for Port {
 
         deserializer.deserialize_any(Either)
     }
-}
-
-fn of_key(key: &str) -> String {
-    if key.is_empty() { String::new() } else { format!("key {key}: ") }
 }
 
 #[cfg(test)]

@@ -4,69 +4,39 @@
 //! |---|---|
 //! | the list's format, and the decision | [`list`] |
 //! | which service a path names | [`path`] |
-//! | read at the start, and again when it changes | [`follow`] |
+//! | read at the start, and again when it changes | [`followed`](super::followed) |
 //! | whether the cluster stands by its own token, which no API server sees here | [`reviews`] |
 //!
 //! The hub's list is the first of two: the owner of a cluster exposes services as well, and the agent
 //! refuses what is none.
 
-mod follow;
 mod list;
 mod path;
 pub(crate) mod reviews;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-use tokio::sync::{Notify, watch};
 
-pub use self::follow::UnusableList;
 pub(crate) use self::list::{Entry, Exposed};
 pub(crate) use self::path::{ServicePath, ServicePathError, service};
+use super::HubError;
 use super::authn::HubApi;
+use super::followed::{Document, FollowMetrics, Followed, Source};
 use crate::name::ClusterName;
 use crate::telemetry::series::add;
 use crate::tunnel::service::ServiceTarget;
 
-/// Where the list of exposed services is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ExposedServices {
-    /// Nowhere: none is exposed.
-    #[default]
-    None,
-    /// In a file.
-    File(PathBuf),
-    /// Under any keys of a ConfigMap on the hub's API server; a missing one exposes nothing.
-    ConfigMap {
-        /// Of the hub.
-        namespace: String,
-        /// Of the ConfigMap.
-        name: String,
-    },
-}
-
 /// The list in force. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Services(Arc<Inner>);
-
-struct Inner {
-    source: ExposedServices,
-    /// Whose ConfigMap it is.
-    hub_api: Option<Arc<dyn HubApi>>,
-    /// `None` until it was read.
-    current: watch::Sender<Option<Arc<Exposed>>>,
-    /// What was last read, also where it could not be used.
-    read: Mutex<Vec<u8>>,
-    /// Look now.
-    asked: Notify,
-    metrics: Metrics,
+pub(crate) struct Services {
+    list: Followed<Exposed>,
+    decisions: IntCounterVec,
 }
 
 struct Metrics {
     decisions: IntCounterVec,
-    entries: IntGauge,
-    reload_failures: IntCounter,
+    of_list: FollowMetrics,
 }
 
 /// What the list says of an exposed service.
@@ -102,40 +72,25 @@ pub(crate) enum NotExposed {
     Withdrawn,
 }
 
-/// Reads a list for those who only want to know what it says.
-///
-/// # Errors
-/// As a hub that starts with it.
-pub(crate) fn read(file: &std::path::Path) -> Result<Exposed, UnusableList> {
-    follow::of_file(file, &follow::read_file(file)?)
-}
-
 // === impl Services ===
 
 impl Services {
-    /// Reads a list that is in a file. One in a ConfigMap is first read by [`Services::follow`]: the
-    /// hub's API server may be away when the hub starts.
+    /// Reads a list that is in a file; one in a ConfigMap later ([`Followed::load`]).
     ///
     /// # Errors
-    /// When a file cannot be read or used: a hub must not start with another list than its
-    /// operator's.
+    /// As [`Followed::load`].
     pub(crate) fn load(
-        source: ExposedServices,
+        source: Source,
         hub_api: Option<Arc<dyn HubApi>>,
         registry: &Registry,
-    ) -> Result<Self, UnusableList> {
-        let metrics = Metrics::register(registry)?;
-        let (exposed, read) = match &source {
-            ExposedServices::File(file) => {
-                let bytes = follow::read_file(file)?;
-                (Some(Arc::new(follow::of_file(file, &bytes)?)), bytes)
-            }
-            ExposedServices::None | ExposedServices::ConfigMap { .. } => (None, Vec::new()),
-        };
-        metrics.count(exposed.as_deref());
-        let current = watch::Sender::new(exposed);
-        let (read, asked) = (Mutex::new(read), Notify::new());
-        Ok(Self(Arc::new(Inner { source, hub_api, current, read, asked, metrics })))
+    ) -> Result<Self, HubError> {
+        let Metrics { decisions, of_list } = Metrics::register(registry)?;
+        Ok(Self { list: Followed::load(source, hub_api, of_list)?, decisions })
+    }
+
+    /// The list as it is written, for those who follow it.
+    pub(crate) fn list(&self) -> &Followed<Exposed> {
+        &self.list
     }
 
     /// Whether a service may be reached, and how. Counts the decision.
@@ -148,7 +103,8 @@ impl Services {
         service: &ServiceTarget,
     ) -> Result<Allowed, NotExposed> {
         let decided = self.judge(cluster, service);
-        self.0.metrics.decided(decided.as_ref().err());
+        let labels = labels(decided.as_ref().err());
+        self.decisions.with_label_values(&labels).inc();
         decided
     }
 
@@ -160,19 +116,18 @@ impl Services {
         allowed: Allowed,
     ) {
         // Taken before the first look, so that no change falls between the two.
-        let mut changes = self.0.current.subscribe();
+        let mut changes = self.list.changes();
         let stands = |now: Allowed| now.pass_token || !allowed.pass_token;
         while self.judge(cluster, service).is_ok_and(stands) {
-            // Invariant: the sender lives as long as we do.
+            // It fails only without a sender, which lives as long as we do.
             let _ = changes.changed().await;
         }
     }
 
     fn judge(&self, cluster: &ClusterName, service: &ServiceTarget) -> Result<Allowed, NotExposed> {
-        let exposed = self.0.current.borrow().clone();
-        let exposed = exposed.ok_or(match self.0.source {
-            ExposedServices::None => NotExposed::NoList,
-            ExposedServices::File(_) | ExposedServices::ConfigMap { .. } => NotExposed::Unread,
+        let exposed = self.list.current().ok_or_else(|| match self.list.source() {
+            Source::None => NotExposed::NoList,
+            Source::File(_) | Source::ConfigMap { .. } => NotExposed::Unread,
         })?;
         match exposed.find(cluster, service) {
             Some((_, Entry { pass_token, .. })) => Ok(Allowed { pass_token: *pass_token }),
@@ -180,6 +135,20 @@ impl Services {
                 Err(NotExposed::NotListed { service: service.clone(), cluster: cluster.clone() })
             }
         }
+    }
+}
+
+// === impl Exposed ===
+
+impl Document for Exposed {
+    const WHAT: &'static str = "list of exposed services";
+
+    fn parse(texts: &[(&str, &str)]) -> Result<Self, String> {
+        Self::parse(texts.iter().copied()).map_err(|error| error.to_string())
+    }
+
+    fn size(&self) -> usize {
+        self.len()
     }
 }
 
@@ -191,38 +160,27 @@ impl Metrics {
             "cluster_proxy_service_decisions_total",
             "What the list of exposed services said of those that were asked for.",
         );
-        Ok(Self {
-            decisions: add(registry, IntCounterVec::new(decisions, &["decision", "by"]))?,
-            entries: add(
-                registry,
-                IntGauge::new(
-                    "cluster_proxy_exposed_services",
-                    "Entries of the list of exposed services in force.",
-                ),
-            )?,
-            reload_failures: add(
-                registry,
-                IntCounter::new(
-                    "cluster_proxy_exposed_services_reload_failures_total",
-                    "Lists of exposed services that could not be read or used; the last good one was kept.",
-                ),
-            )?,
-        })
+        let size = IntGauge::new(
+            "cluster_proxy_exposed_services",
+            "Entries of the list of exposed services in force.",
+        );
+        let failures = IntCounter::new(
+            "cluster_proxy_exposed_services_reload_failures_total",
+            "Lists of exposed services that could not be read or used; the last good one was kept.",
+        );
+        let of_list =
+            FollowMetrics { size: add(registry, size)?, failures: add(registry, failures)? };
+        let decisions = add(registry, IntCounterVec::new(decisions, &["decision", "by"]))?;
+        Ok(Self { decisions, of_list })
     }
+}
 
-    fn decided(&self, refused: Option<&NotExposed>) {
-        let labels = match refused {
-            None => ["allowed", "entry"],
-            Some(NotExposed::NoList) => ["denied", "no-list"],
-            Some(NotExposed::Unread) => ["denied", "unread"],
-            Some(NotExposed::NotListed { .. } | NotExposed::Withdrawn) => ["denied", "no-entry"],
-        };
-        self.decisions.with_label_values(&labels).inc();
-    }
-
-    fn count(&self, exposed: Option<&Exposed>) {
-        let entries = exposed.map_or(0, Exposed::len);
-        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+fn labels(refused: Option<&NotExposed>) -> [&'static str; 2] {
+    match refused {
+        None => ["allowed", "entry"],
+        Some(NotExposed::NoList) => ["denied", "no-list"],
+        Some(NotExposed::Unread) => ["denied", "unread"],
+        Some(NotExposed::NotListed { .. } | NotExposed::Withdrawn) => ["denied", "no-entry"],
     }
 }
 

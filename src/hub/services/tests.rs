@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,8 +58,8 @@ impl File {
         std::fs::write(self.path(), text).unwrap();
     }
 
-    fn load(&self) -> Result<Services, UnusableList> {
-        Services::load(ExposedServices::File(self.path()), None, &self.registry)
+    fn load(&self) -> Result<Services, HubError> {
+        Services::load(Source::File(self.path()), None, &self.registry)
     }
 }
 
@@ -95,7 +96,7 @@ impl HubApi for Api {
 
 #[test]
 fn nothing_is_exposed_without_a_list() {
-    let services = Services::load(ExposedServices::None, None, &Registry::new()).unwrap();
+    let services = Services::load(Source::None, None, &Registry::new()).unwrap();
     assert_eq!(services.decide(&cluster(), &target("web")), Err(NotExposed::NoList));
 }
 
@@ -127,7 +128,7 @@ async fn soon(what: &str, mut done: impl FnMut() -> bool) {
 async fn a_changed_file_is_taken_over_and_a_broken_one_is_not() {
     let file = File::new(WEB_WITH_TOKEN);
     let services = file.load().unwrap();
-    let task = tokio::spawn(services.clone().follow());
+    let task = tokio::spawn(services.list().clone().follow());
     let (c1, web) = (cluster(), target("web"));
     let with_token = services.decide(&c1, &web).unwrap();
     assert!(with_token.pass_token && !is_exposed(&services, "api"));
@@ -137,14 +138,14 @@ async fn a_changed_file_is_taken_over_and_a_broken_one_is_not() {
     let mut withdrawn = Box::pin(services.withdrawn(&c1, &web, without));
 
     file.write(BROKEN);
-    services.ask();
+    services.list().ask();
     let failures = "cluster_proxy_exposed_services_reload_failures_total";
     soon("it is counted", || value(&file.registry, failures) >= 1.0).await;
     assert!(is_exposed(&services, "web"), "the last good one is kept");
     assert!((&mut token_withdrawn).now_or_never().is_none());
 
     file.write(WEB);
-    services.ask();
+    services.list().ask();
     token_withdrawn.await;
     assert!((&mut withdrawn).now_or_never().is_none(), "it needs no token");
 
@@ -160,12 +161,11 @@ async fn a_config_map_is_followed_and_a_missing_one_exposes_nothing() {
     let map = |data: Value| json!({"kind": "ConfigMap", "data": data});
     let api = Arc::new(Api(Mutex::new((0, Value::Null))));
     let say = |status: u16, body: Value| *api.0.lock().unwrap() = (status, body);
-    let source =
-        ExposedServices::ConfigMap { namespace: "hub".to_owned(), name: "exposed".to_owned() };
+    let source = Source::ConfigMap { namespace: "hub".to_owned(), name: "exposed".to_owned() };
     let registry = Registry::new();
     let services = Services::load(source, Some(api.clone()), &registry).unwrap();
     let look = || tokio::time::sleep(Duration::from_secs(3));
-    let task = tokio::spawn(services.clone().follow());
+    let task = tokio::spawn(services.list().clone().follow());
     let decided = || services.decide(&cluster(), &target("web"));
     assert_eq!(decided(), Err(NotExposed::Unread));
     look().await;
@@ -207,6 +207,7 @@ async fn a_config_map_is_followed_and_a_missing_one_exposes_nothing() {
 #[test]
 fn the_page_says_every_metric_of_services() {
     let registry = Registry::new();
-    let Metrics { decisions, entries, reload_failures } = Metrics::register(&registry).unwrap();
-    assert_metrics_written("services", &registry, &[&decisions, &entries, &reload_failures]);
+    let Metrics { decisions, of_list } = Metrics::register(&registry).unwrap();
+    let FollowMetrics { size, failures } = of_list;
+    assert_metrics_written("services", &registry, &[&decisions, &size, &failures]);
 }

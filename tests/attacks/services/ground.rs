@@ -9,7 +9,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response};
 use serde_json::{Value, json};
 
-use cluster_proxy::hub::ExposedServices;
+use cluster_proxy::hub::Source;
 use cluster_proxy::tunnel::headers::UPGRADE;
 
 use crate::agent::{HostileAgent, Script, reply};
@@ -65,7 +65,7 @@ impl Ground {
         fleet.hub.stop().await;
         let file = fleet.dir.path().join("services.yaml");
         std::fs::write(&file, services).unwrap();
-        fleet.hub.services = ExposedServices::File(file);
+        fleet.hub.services = Source::File(file);
         fleet.hub.start().await;
 
         let directory = fleet.dir.path().join("c1");
@@ -109,13 +109,13 @@ impl Ground {
 
     /// Changes the list of exposed services.
     pub(super) fn expose(&self, services: &str) {
-        let ExposedServices::File(file) = &self.fleet.hub.services else { unreachable!() };
+        let Source::File(file) = &self.fleet.hub.services else { unreachable!() };
         std::fs::write(PathBuf::from(file), services).unwrap();
     }
 
     /// Changes the policy.
     pub(super) fn set_policy(&self, policy: &str) {
-        std::fs::write(self.fleet.hub.policy.as_ref().unwrap(), policy).unwrap();
+        self.fleet.hub.set_policy(policy);
     }
 
     /// Takes what the agent got since the last time.

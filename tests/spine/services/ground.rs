@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use cluster_proxy::agent::Exposure;
-use cluster_proxy::hub::ExposedServices;
+use cluster_proxy::hub::Source;
 use cluster_proxy::kubernetes;
 use cluster_proxy::sandbox::provision;
 
@@ -44,7 +44,7 @@ impl Ground {
         fleet.hub.stop().await;
         let file = fleet.dir.path().join("services.yaml");
         std::fs::write(&file, list).unwrap();
-        fleet.hub.services = ExposedServices::File(file);
+        fleet.hub.services = Source::File(file);
         fleet.hub.start().await;
 
         let spoke = MiniSpoke::join_exposing("c1", &fleet, exposure(exposed)).await;
@@ -94,7 +94,7 @@ impl Ground {
 
     /// Changes the hub's list.
     pub(super) fn list(&self, list: &str) {
-        let ExposedServices::File(file) = &self.world.fleet.hub.services else { unreachable!() };
+        let Source::File(file) = &self.world.fleet.hub.services else { unreachable!() };
         std::fs::write(PathBuf::from(file), list).unwrap();
     }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use cluster_proxy::hub::ExposedServices;
+use cluster_proxy::hub::Source;
 
 use crate::support::client::{Answer, Client};
 use crate::support::hub_api::HubApi;
@@ -20,7 +20,7 @@ async fn start() -> (HubApi, World) {
     let mut fleet = api.fleet(None).await;
     fleet.hub.stop().await;
     fleet.hub.services =
-        ExposedServices::ConfigMap { namespace: "default".to_owned(), name: "exposed".to_owned() };
+        Source::ConfigMap { namespace: "default".to_owned(), name: "exposed".to_owned() };
     fleet.hub.start().await;
     let spoke = MiniSpoke::join("c1", &fleet).await;
     (api, World { fleet, spoke })

@@ -8,7 +8,7 @@ use crate::hub::policy::request::Request;
 const DEPLOYER: &str = "cluster:hub:system:serviceaccount:ops:deployer";
 
 fn policy(rules: &str) -> Policy {
-    Policy::parse(&format!("rules:\n{rules}")).unwrap()
+    Policy::parse([("", &*format!("rules:\n{rules}"))]).unwrap()
 }
 
 /// Asks with a line `CLUSTER METHOD TARGET`.
@@ -127,7 +127,8 @@ fn what_is_wrong_is_said_with_the_number_of_the_rule() {
         ("{users: [a], clusters: [c1], verbs: [GET]}", "verbs: \"GET\" is no verb"),
         ("{users: [a], clusters: [c1], nonResourceURLs: [version]}", "does not begin with"),
     ] {
-        let error = Policy::parse(&format!("rules:\n{good}- {rule}\n")).unwrap_err().to_string();
+        let error = Policy::parse([("", &*format!("rules:\n{good}- {rule}\n"))]);
+        let error = error.unwrap_err().to_string();
         assert!(error.starts_with("rule 2: ") && error.contains(why), "{rule}: {error}");
     }
     for text in [
@@ -138,13 +139,39 @@ fn what_is_wrong_is_said_with_the_number_of_the_rule() {
         "rules: [{users: [a], users: [b], clusters: [c1]}]",
         "rules: [{users: a, clusters: [c1]}]",
     ] {
-        let error = Policy::parse(text).unwrap_err();
-        assert!(matches!(error, PolicyError::Shape(_)), "{text}: {error}");
+        let error = Policy::parse([("", text)]).unwrap_err();
+        assert!(matches!(error, PolicyError::Shape { .. }), "{text}: {error}");
         assert!(!error.to_string().contains('\n'), "{error}");
     }
     let json = r#"{"rules": [{"users": ["a"], "clusters": ["c1"], "apiGroups": [""]}]}"#;
-    assert_eq!(Policy::parse(json).unwrap().len(), 1);
-    assert_eq!(Policy::parse("rules: []").unwrap().len(), 0);
+    assert_eq!(Policy::parse([("", json)]).unwrap().len(), 1);
+    assert_eq!(Policy::parse([("", "rules: []")]).unwrap().len(), 0);
+}
+
+#[test]
+fn rules_under_several_keys_all_count_and_keep_their_names() {
+    let rule = |user: &str| format!("{{users: [{user}], clusters: ['*']}}");
+    let text = |users: &[&str]| {
+        let rules: Vec<String> = users.iter().map(|user| rule(user)).collect();
+        format!("rules: [{}]", rules.join(", "))
+    };
+    let (a, b, c) = (text(&["anna", "ben"]), text(&[]), text(&["cleo"]));
+    let policy = Policy::parse([("a", &*a), ("b", &*b), ("c", &*c)]).unwrap();
+    let find = |user: &str| {
+        let (cluster, method) = (ClusterName::parse("c1").unwrap(), Method::GET);
+        let wanted = Wanted::Path { method: &method, path: "/version" };
+        policy.find(user, &[], &cluster, wanted).map(|rule| rule.to_string())
+    };
+    for (user, rule) in [
+        ("anna", Some("rule 1 under key a")),
+        ("ben", Some("rule 2 under key a")),
+        ("cleo", Some("rule 1 under key c")),
+        ("dora", None),
+    ] {
+        assert_eq!(find(user).as_deref(), rule, "{user}");
+    }
+    let error = Policy::parse([("a", &*a), ("b", "rules: [{users: [x]}]")]).unwrap_err();
+    assert!(error.to_string().starts_with("key b: rule 1: it names no clusters"), "{error}");
 }
 
 proptest! {
@@ -162,7 +189,8 @@ proptest! {
                 format!("- {{users: ['{users}'], groups: ['{groups}'], clusters: ['{clusters}'], verbs: ['{verb}']}}\n")
             })
             .collect();
-        let policy = Policy::parse(&format!("rules:\n{text}{}", if rules.is_empty() { "  []\n" } else { "" })).unwrap();
+        let end = if rules.is_empty() { "  []\n" } else { "" };
+        let policy = Policy::parse([("", &*format!("rules:\n{text}{end}"))]).unwrap();
         let matches = |pattern: &str, name: &str| is_one_of(&[pattern.into()], name);
         let expected = rules.iter().any(|((users, groups), clusters, verb)| {
             (matches(users, &user) || matches(groups, &group))
