@@ -12,6 +12,10 @@ use crate::tunnel::impersonation::{Impersonation, Unreadable};
 pub struct ImpersonationRule {
     /// Every user, uid and group begins with one of these, and goes on.
     prefixes: Vec<String>,
+    /// Or is one of these users.
+    users: Vec<String>,
+    /// Or is one of these groups.
+    groups: Vec<String>,
 }
 
 /// Why an identity does not cross.
@@ -21,7 +25,7 @@ pub(super) enum NotAllowed {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// A name of this spoke's own, or of another part of Kubernetes.
-    #[error("{what} does not begin with {}", .prefixes.join(", or "))]
+    #[error("{what} does not begin with {}, and is not named", .prefixes.join(", or "))]
     Outside {
         /// What was named.
         what: &'static str,
@@ -34,7 +38,7 @@ pub(super) enum NotAllowed {
 
 impl Default for ImpersonationRule {
     fn default() -> Self {
-        Self { prefixes: vec![PREFIX.to_owned()] }
+        Self { prefixes: vec![PREFIX.to_owned()], users: Vec::new(), groups: Vec::new() }
     }
 }
 
@@ -56,15 +60,29 @@ impl ImpersonationRule {
                 return Err(format!("names that begin with {SYSTEM:?} are Kubernetes' own"));
             }
         }
-        Ok(Self { prefixes })
+        Ok(Self { prefixes, users: Vec::new(), groups: Vec::new() })
+    }
+
+    /// Lets these users and groups through, too, whatever they begin with.
+    ///
+    /// # Errors
+    /// With a name of Kubernetes itself.
+    pub fn with_names(self, users: Vec<String>, groups: Vec<String>) -> Result<Self, String> {
+        match users.iter().chain(&groups).find(|name| name.is_empty() || name.starts_with(SYSTEM)) {
+            Some(name) => {
+                Err(format!("{name:?}: names that begin with {SYSTEM:?} are Kubernetes' own"))
+            }
+            None => Ok(Self { users, groups, ..self }),
+        }
     }
 
     /// Whether the identity that `headers` name may be used here.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), NotAllowed> {
         let said = Impersonation::read(headers)?;
-        self.is_inside("the user", &said.user)?;
-        said.uid.iter().try_for_each(|uid| self.is_inside("the uid", uid))?;
-        said.groups.iter().try_for_each(|group| self.is_inside("a group", group))?;
+        self.is_inside("the user", &said.user, &self.users)?;
+        said.uid.iter().try_for_each(|uid| self.is_inside("the uid", uid, &[]))?;
+        let mut groups = said.groups.iter();
+        groups.try_for_each(|group| self.is_inside("a group", group, &self.groups))?;
         let known = |(key, _): &(String, Vec<String>)| key.starts_with(EXTRA);
         if said.extra.iter().all(known) {
             Ok(())
@@ -74,10 +92,15 @@ impl ImpersonationRule {
         }
     }
 
-    fn is_inside(&self, what: &'static str, name: &str) -> Result<(), NotAllowed> {
+    fn is_inside(
+        &self,
+        what: &'static str,
+        name: &str,
+        named: &[String],
+    ) -> Result<(), NotAllowed> {
         let goes_on =
             |prefix: &String| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
-        if self.prefixes.iter().any(goes_on) {
+        if self.prefixes.iter().any(goes_on) || named.iter().any(|one| one == name) {
             Ok(())
         } else {
             Err(NotAllowed::Outside { what, prefixes: self.prefixes.clone() })
@@ -131,6 +154,36 @@ mod tests {
     }
 
     #[test]
+    fn named_users_and_groups_cross_and_nobody_who_begins_as_they_do() {
+        let names = |names: &[&str]| names.iter().copied().map(str::to_owned).collect::<Vec<_>>();
+        let named = |users: &[&str], groups: &[&str]| {
+            ImpersonationRule::default().with_names(names(users), names(groups))
+        };
+        let rule = named(&["jane"], &["ops"]).unwrap();
+        let check = |user, group| {
+            let mut headers = HeaderMap::new();
+            headers.insert("impersonate-user", HeaderValue::from_static(user));
+            headers.insert("impersonate-group", HeaderValue::from_static(group));
+            rule.check(&headers).is_ok()
+        };
+        assert!(
+            check("jane", "ops") && check("jane", "cluster:hub:x") && check("cluster:hub:x", "ops")
+        );
+        for (user, group) in [
+            ("jane2", "ops"),
+            ("jan", "ops"),
+            ("ops", "ops"),
+            ("jane", "jane"),
+            ("jane", "system:masters"),
+        ] {
+            assert!(!check(user, group), "{user} {group}");
+        }
+        for bad in ["", "system:admin", "system:serviceaccount:a:b"] {
+            assert!(named(&[bad], &[]).is_err() && named(&[], &[bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_prefix_is_one() {
         let rule = |prefixes: &[&str]| {
             ImpersonationRule::new(prefixes.iter().copied().map(str::to_owned).collect())
@@ -149,6 +202,6 @@ mod tests {
         assert_eq!(said("oidc:jane"), Ok(()));
         assert_eq!(said("cluster:hub:x"), Ok(()));
         let refused = said("jane").unwrap_err().to_string();
-        assert_eq!(refused, "the user does not begin with cluster:, or oidc:");
+        assert_eq!(refused, "the user does not begin with cluster:, or oidc:, and is not named");
     }
 }

@@ -56,6 +56,15 @@ pub(crate) struct AgentArgs {
     )]
     impersonation: Impersonation,
 
+    /// A user of the hub who may use this cluster without such a prefix, where the hub names them so as
+    /// well (`hub --unprefixed-names`), by exact name; repeat it
+    #[arg(long, env = "CLUSTER_PROXY_IMPERSONATION_USER", value_name = "NAME")]
+    impersonation_user: Vec<String>,
+
+    /// The same, a group
+    #[arg(long, env = "CLUSTER_PROXY_IMPERSONATION_GROUP", value_name = "NAME")]
+    impersonation_group: Vec<String>,
+
     /// A Service of this cluster that callers of the hub may reach, over HTTP, if the hub exposes it as
     /// well; all its ports when none is given
     #[arg(
@@ -122,6 +131,17 @@ impl AgentArgs {
         if let Some(path) = self.kubeconfig.as_deref().filter(|path| !path.is_file()) {
             bail!("--kubeconfig: there is no file `{}`", path.display());
         }
+        let (users, groups) = (self.impersonation_user, self.impersonation_group);
+        let impersonation = match self.impersonation.0 {
+            Some(rule) => {
+                let named = rule.with_names(users, groups).map_err(anyhow::Error::msg);
+                Some(named.context("--impersonation-user, --impersonation-group")?)
+            }
+            None if users.is_empty() && groups.is_empty() => None,
+            None => bail!(
+                "--impersonation off lets nobody in: leave out --impersonation-user and --impersonation-group"
+            ),
+        };
         Ok(AgentConfig {
             hub: self.hub,
             egress: self.egress.read()?,
@@ -130,7 +150,7 @@ impl AgentArgs {
             tunnels: usize::from(self.tunnels),
             audiences: self.audience,
             issuers: self.issuer,
-            impersonation: self.impersonation.0,
+            impersonation,
             services: Exposure {
                 services: self.expose_service,
                 loopback: self.expose_loopback_services,

@@ -7,14 +7,16 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
 
-use super::state::HubServerArgs;
-use super::written::{PolicyArgs, ServiceArgs};
+use super::state::{HubServerArgs, hub_namespace};
+use super::written::{DelegationArgs, NamesArgs, PolicyArgs, ServiceArgs};
 use super::{Output, print};
 use crate::hub::Source;
 use crate::hub::authn::HubApi;
 use crate::hub::followed::read;
+use crate::hub::policy::delegation::{NotDelegated, Question, Said, review};
 use crate::hub::policy::{Policy, Wanted};
 use crate::hub::services::{self, Exposed, ServicePath};
+use crate::hub::token_review::UserInfo;
 use crate::kubernetes::ApiReader;
 use crate::name::ClusterName;
 
@@ -65,6 +67,12 @@ struct CheckArgs {
     policy: PolicyArgs,
 
     #[command(flatten)]
+    delegation: DelegationArgs,
+
+    #[command(flatten)]
+    names: NamesArgs,
+
+    #[command(flatten)]
     server: HubServerArgs,
 
     /// How to write it
@@ -85,6 +93,9 @@ struct Answer {
     /// Key of the ConfigMap that has the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    /// What the hub's own API server says, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hub: Option<bool>,
     /// Number of the entry that exposes the service, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<usize>,
@@ -109,13 +120,20 @@ impl CheckArgs {
     async fn answer(&self) -> anyhow::Result<Answer> {
         let api = self.server.server()?.map(ApiReader::new).transpose()?;
         let api = api.as_ref().map(|api| api as &dyn HubApi);
-        let source = self.policy.clone().into_source(api.is_some())?;
-        if source == Source::None {
-            bail!("which policy? Name it with --policy or --policy-configmap");
+        let source = self.policy.clone().into_source(api.map(|_| hub_namespace(None)))?;
+        let delegates = self.delegation.is_asked(api.is_some())?;
+        if source == Source::None && !delegates {
+            bail!(
+                "which policy? Name it with --policy or --policy-configmap; or let the hub's API server say, with --delegate-authorization"
+            );
         }
-        let policy: Policy = read(&source, api).await?;
+        let policy = match source {
+            Source::None => Policy::default(),
+            Source::File(_) | Source::ConfigMap { .. } => read(&source, api).await?,
+        };
+        let ask = api.filter(|_| delegates);
         if let Some(service) = self.service()? {
-            let mut answer = self.judged(&policy, &source, self.wanted_of(&service));
+            let mut answer = self.judged(&policy, &source, self.wanted_of(&service), ask).await?;
             if answer.allowed {
                 self.expose(&mut answer, &service, api).await?;
             }
@@ -131,10 +149,16 @@ impl CheckArgs {
             let name = self.name.as_str();
             Wanted::Resource { verb, group, resource, subresource, namespace, name }
         };
-        Ok(self.judged(&policy, &source, wanted))
+        self.judged(&policy, &source, wanted, ask).await
     }
 
-    fn judged(&self, policy: &Policy, source: &Source, wanted: Wanted<'_>) -> Answer {
+    async fn judged(
+        &self,
+        policy: &Policy,
+        source: &Source,
+        wanted: Wanted<'_>,
+        ask: Option<&dyn HubApi>,
+    ) -> anyhow::Result<Answer> {
         let rule = policy.find(&self.user, &self.groups, &self.cluster, wanted);
         let whole = format!("{} {wanted} on cluster {}", self.user, self.cluster);
         let reason = match &rule {
@@ -143,7 +167,43 @@ impl CheckArgs {
         };
         let key = rule.as_ref().map(|rule| rule.key.to_string()).filter(|key| !key.is_empty());
         let rule = rule.map(|rule| rule.number);
-        Answer { allowed: rule.is_some(), rule, key, entry: None, reason }
+        let allowed = rule.is_some();
+        let mut answer = Answer { allowed, rule, key, hub: None, entry: None, reason };
+        if let Some(api) = ask.filter(|_| !allowed) {
+            self.delegate(&mut answer, wanted, api).await?;
+        }
+        Ok(answer)
+    }
+
+    /// What no rule lets, the hub's API server may.
+    async fn delegate(
+        &self,
+        answer: &mut Answer,
+        wanted: Wanted<'_>,
+        api: &dyn HubApi,
+    ) -> anyhow::Result<()> {
+        let names = self.names.read()?;
+        let username = names.user_of_hub(&self.user);
+        let groups = self.groups.iter().map(|group| names.group_of_hub(group)).collect();
+        let who = UserInfo { username: username.clone(), groups, ..UserInfo::default() };
+        let question = Question::new(who.into(), &self.cluster, wanted);
+        let Some(question) = question.filter(|_| !self.user.starts_with("system:")) else {
+            return Ok(());
+        };
+        let said = match review(api, &question).await {
+            Ok(Said { allowed, reason, .. }) => (allowed, reason),
+            Err(NotDelegated::Unasked(why)) => bail!("the hub's API server cannot be asked: {why}"),
+            Err(NotDelegated::Refused) => (false, String::new()),
+        };
+        let (allowed, reason) = said;
+        (answer.allowed, answer.hub) = (allowed, Some(allowed));
+        let words = question.words();
+        answer.reason = if allowed {
+            format!("yes: the hub's API server lets {username} {words}: {reason}")
+        } else {
+            format!("{}, and the hub's API server does not let {username} {words}", answer.reason)
+        };
+        Ok(())
     }
 
     /// The service that a path names.
@@ -174,7 +234,7 @@ impl CheckArgs {
         api: Option<&dyn HubApi>,
     ) -> anyhow::Result<()> {
         let service = &path.service;
-        let source = self.services.clone().into_source(api.is_some())?;
+        let source = self.services.clone().into_source(api.map(|_| hub_namespace(None)))?;
         if source == Source::None {
             answer.reason += "; whether the hub exposes it, --exposed-services would tell";
             return Ok(());

@@ -17,7 +17,7 @@ use self::controllers::ControllerArgs;
 use self::limits::LimitArgs;
 use self::oidc::OidcArgs;
 use super::state::StateArgs;
-use super::written::{PolicyArgs, ServiceArgs};
+use super::written::{DelegationArgs, NamesArgs, PolicyArgs, ServiceArgs};
 use crate::accounts::api::MANAGED_NAMESPACE;
 use crate::drain::Drain;
 use crate::hub::authn::{AuthnConfig, HubApi};
@@ -85,8 +85,19 @@ pub(crate) struct HubArgs {
     #[arg(long, env = "CLUSTER_PROXY_ALLOW_LEGACY_TOKENS")]
     allow_legacy_tokens: bool,
 
+    /// Ask the hub's own API server about tokens that are no JSON Web Tokens, such as those of a token
+    /// file or of a webhook
+    #[arg(long, env = "CLUSTER_PROXY_ALLOW_OPAQUE_TOKENS")]
+    allow_opaque_tokens: bool,
+
+    #[command(flatten)]
+    names: NamesArgs,
+
     #[command(flatten)]
     policy: PolicyArgs,
+
+    #[command(flatten)]
+    delegation: DelegationArgs,
 
     /// Where the access log goes: `-` for standard output, a file (opened again on SIGHUP), or `off`
     #[arg(long, env = "CLUSTER_PROXY_ACCESS_LOG", value_name = "-|FILE|off", default_value = "-", value_parser = access_log)]
@@ -190,9 +201,19 @@ impl HubArgs {
         let workers = self.workers.map_or(cores, usize::from);
         let limits = told(fit(self.limits.into_limits(), workers));
         let namespace = server.is_some().then(|| self.home.hub_namespace());
-        let issuers = self.oidc.into_issuers(namespace)?;
-        let policy = self.policy.into_source(server.is_some())?;
-        let services = self.services.into_source(server.is_some())?;
+        let issuers = self.oidc.into_issuers(namespace.clone())?;
+        let policy = self.policy.into_source(namespace.clone())?;
+        let delegate_authorization = self.delegation.is_asked(server.is_some())?;
+        if self.allow_opaque_tokens && server.is_none() {
+            bail!(
+                "--allow-opaque-tokens: there is no API server of the hub: name one with --hub-kubeconfig"
+            );
+        }
+        let names = self.names.read()?;
+        for told in names.told() {
+            tracing::warn!("--unprefixed-names: every cluster whose owner agrees knows {told}");
+        }
+        let services = self.services.into_source(namespace)?;
         Ok(HubConfig {
             user: self.listen,
             agents: self.agent_listen,
@@ -206,8 +227,11 @@ impl HubArgs {
                 allow_legacy_tokens: self.allow_legacy_tokens,
                 waiting: limits.waiting_strangers(),
                 issuers,
+                opaque_tokens: self.allow_opaque_tokens,
+                names: Arc::new(names),
             },
             policy,
+            delegate_authorization,
             services,
             access_log: self.access_log,
             workers,

@@ -95,8 +95,7 @@ impl StateArgs {
 
     /// The namespace of the hub: that of its state, else that of its pod.
     pub(super) fn hub_namespace(&self) -> String {
-        let namespace = self.state_namespace.clone().or_else(kubernetes::pod_namespace);
-        namespace.unwrap_or_else(|| "default".to_owned())
+        hub_namespace(self.state_namespace.clone())
     }
 
     /// Says `what` of this home.
@@ -111,6 +110,11 @@ impl StateArgs {
             None => self.dir.display().to_string(),
         }
     }
+}
+
+/// The namespace of a hub: that of its state, else that of its pod.
+pub(super) fn hub_namespace(of_state: Option<String>) -> String {
+    of_state.or_else(kubernetes::pod_namespace).unwrap_or_else(|| "default".to_owned())
 }
 
 /// A namespace's name, an RFC 1123 label.

@@ -1,15 +1,16 @@
-//! Flags of what an operator writes down, in a file or in a ConfigMap: the policy, and the list of
-//! exposed services. `hub` follows them, `auth check` reads them once.
+//! Flags of what an operator writes down, in files, ConfigMaps and RBAC: the policy, who is asked
+//! besides, names without a prefix, and the list of exposed services. `hub` follows them, `auth check`
+//! reads them once.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::state::namespace;
 use crate::hub::Source;
-use crate::kubernetes;
+use crate::hub::authn::UnprefixedNames;
 
 /// Where the policy is.
 #[derive(Clone, Debug, Args)]
@@ -27,6 +28,24 @@ pub(super) struct PolicyArgs {
     /// The same, under any keys of a ConfigMap of the hub's namespace; a missing one lets nobody in
     #[arg(long, env = "CLUSTER_PROXY_POLICY_CONFIGMAP", value_name = "[NAMESPACE/]NAME")]
     policy_configmap: Option<ConfigMapName>,
+}
+
+/// Who is asked besides.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DelegationArgs {
+    /// Ask the hub's own API server (SubjectAccessReview) about what no rule of the policy lets through:
+    /// whether the caller may, in API group cluster-proxy, the request's verb on clusters of that name
+    #[arg(long, env = "CLUSTER_PROXY_DELEGATE_AUTHORIZATION")]
+    delegate_authorization: bool,
+}
+
+/// Names without a prefix.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NamesArgs {
+    /// Which users and groups of the hub's own API server clusters know without `cluster:hub:`, by exact
+    /// name: a file of `users` and `groups`, each with its name on clusters [default: none]
+    #[arg(long, env = "CLUSTER_PROXY_UNPREFIXED_NAMES", value_name = "FILE")]
+    unprefixed_names: Option<PathBuf>,
 }
 
 /// Where the list of exposed services is.
@@ -59,19 +78,42 @@ struct ConfigMapName {
 // === impl PolicyArgs ===
 
 impl PolicyArgs {
-    /// Where it is. `has_server`: whether there is an API server of the hub.
-    pub(super) fn into_source(self, has_server: bool) -> anyhow::Result<Source> {
-        source("--policy-configmap", self.policy, self.policy_configmap, has_server)
+    /// Where it is. `namespace`: the hub's, where it has an API server.
+    pub(super) fn into_source(self, namespace: Option<String>) -> anyhow::Result<Source> {
+        source("--policy-configmap", self.policy, self.policy_configmap, namespace)
+    }
+}
+
+// === impl DelegationArgs ===
+
+impl DelegationArgs {
+    /// Whether it is asked. `has_server`: whether there is an API server of the hub.
+    pub(super) fn is_asked(&self, has_server: bool) -> anyhow::Result<bool> {
+        if self.delegate_authorization && !has_server {
+            bail!("--delegate-authorization: {NO_SERVER}");
+        }
+        Ok(self.delegate_authorization)
+    }
+}
+
+// === impl NamesArgs ===
+
+impl NamesArgs {
+    /// The names.
+    pub(super) fn read(&self) -> anyhow::Result<UnprefixedNames> {
+        let Some(file) = &self.unprefixed_names else { return Ok(UnprefixedNames::default()) };
+        let names = UnprefixedNames::read(file);
+        names.with_context(|| format!("--unprefixed-names {}", file.display()))
     }
 }
 
 // === impl ServiceArgs ===
 
 impl ServiceArgs {
-    /// Where it is. `has_server`: whether there is an API server of the hub.
-    pub(super) fn into_source(self, has_server: bool) -> anyhow::Result<Source> {
+    /// Where it is. `namespace`: the hub's, where it has an API server.
+    pub(super) fn into_source(self, namespace: Option<String>) -> anyhow::Result<Source> {
         let (file, map) = (self.exposed_services, self.exposed_services_configmap);
-        source("--exposed-services-configmap", file, map, has_server)
+        source("--exposed-services-configmap", file, map, namespace)
     }
 }
 
@@ -79,21 +121,19 @@ fn source(
     flag: &str,
     file: Option<PathBuf>,
     map: Option<ConfigMapName>,
-    has_server: bool,
+    of_hub: Option<String>,
 ) -> anyhow::Result<Source> {
-    match (file, map) {
-        (Some(file), _) => Ok(Source::File(file)),
-        (None, None) => Ok(Source::None),
-        (None, Some(_)) if !has_server => {
-            bail!("{flag}: there is no API server of the hub: name one with --hub-kubeconfig")
-        }
-        (None, Some(ConfigMapName { namespace, name })) => {
-            let namespace = namespace.or_else(kubernetes::pod_namespace);
-            let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-            Ok(Source::ConfigMap { namespace, name })
+    match (file, map, of_hub) {
+        (Some(file), ..) => Ok(Source::File(file)),
+        (None, None, _) => Ok(Source::None),
+        (None, Some(_), None) => bail!("{flag}: {NO_SERVER}"),
+        (None, Some(ConfigMapName { namespace, name }), Some(of_hub)) => {
+            Ok(Source::ConfigMap { namespace: namespace.unwrap_or(of_hub), name })
         }
     }
 }
+
+const NO_SERVER: &str = "there is no API server of the hub: name one with --hub-kubeconfig";
 
 // === impl ConfigMapName ===
 
@@ -138,7 +178,8 @@ mod tests {
     fn sources(flags: &[&str], has_server: bool) -> Option<[Source; 2]> {
         let flags = std::iter::once(&"hub").chain(flags);
         let Command { policy, services } = Command::try_parse_from(flags).ok()?;
-        Some([policy.into_source(has_server).ok()?, services.into_source(has_server).ok()?])
+        let namespace = has_server.then(|| "hub".to_owned());
+        Some([policy.into_source(namespace.clone()).ok()?, services.into_source(namespace).ok()?])
     }
 
     fn map(namespace: &str, name: &str) -> Source {
@@ -153,7 +194,7 @@ mod tests {
             let only =
                 |flags: &[&str], has_server| sources(flags, has_server).map(|all| all[at].clone());
             assert_eq!(only(&[&file], false), Some(Source::File("x".into())));
-            assert_eq!(only(&[&of_map], true), Some(map("default", "y.z")));
+            assert_eq!(only(&[&of_map], true), Some(map("hub", "y.z")));
             let elsewhere = format!("{flag}-configmap=ops/y");
             assert_eq!(only(&[&elsewhere], true), Some(map("ops", "y")));
             assert_eq!(only(&[&of_map], false), None);

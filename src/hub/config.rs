@@ -34,6 +34,8 @@ pub struct HubConfig {
     pub authn: AuthnConfig,
     /// Which identities of the hub may ask for what; without it, none may.
     pub policy: Source,
+    /// Whether the hub's own API server is asked about what no rule of the policy lets through.
+    pub delegate_authorization: bool,
     /// Which services of clusters callers may reach.
     pub services: Source,
     /// Where the access log goes.

@@ -39,7 +39,7 @@ pub mod memory;
 mod metrics;
 mod own_api;
 mod parts;
-pub(crate) mod policy;
+pub mod policy;
 mod probe;
 mod record;
 mod registry;
@@ -50,7 +50,7 @@ mod shutdown;
 mod spoke_client;
 mod spokes;
 mod token_key;
-mod token_review;
+pub(crate) mod token_review;
 mod traffic;
 mod unread;
 mod verb;
@@ -155,7 +155,12 @@ impl Hub {
             &collected,
         )
         .await?;
-        let policies = Policies::load(config.policy.clone(), config.hub_api.clone(), &collected)?;
+        let policies = Policies::load(
+            config.policy.clone(),
+            config.delegate_authorization,
+            config.hub_api.clone(),
+            &collected,
+        )?;
         let services = Services::load(config.services.clone(), config.hub_api.clone(), &collected)?;
         let dropped = metrics.access_lines_dropped.clone();
         let log = access_log::AccessLogger::open(&config.access_log, dropped)

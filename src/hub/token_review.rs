@@ -26,7 +26,7 @@ pub(crate) enum Answer {
 }
 
 /// A user, as an API server knows them (`authentication.k8s.io/v1`, `UserInfo`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct UserInfo {
     #[serde(default)]
     pub(crate) username: String,

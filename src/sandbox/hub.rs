@@ -104,6 +104,7 @@ pub(super) async fn start(
         authn: AuthnConfig::default(),
         services: Source::File(folder.services(&demo::list())?),
         policy: Source::File(folder.policy(&visitor::policy())?),
+        delegate_authorization: false,
         access_log: AccessLog::File(folder.access_log()),
         workers: WORKERS,
         min_drain: Duration::ZERO,

@@ -25,7 +25,7 @@ use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls::{self, ClientStream};
 
 use crate::frames::Peer;
-use crate::support::api::kubeconfig;
+use crate::support::api::access::kubeconfig;
 use crate::support::bodies::source_body;
 use crate::support::client::{Body, Client, full};
 use crate::support::fleet::Fleet;

@@ -12,7 +12,7 @@ use cluster_proxy::pki::ca::Authority;
 use cluster_proxy::pki::tls;
 
 use crate::ground::{DAY, run_agent};
-use crate::support::api::kubeconfig;
+use crate::support::api::access::kubeconfig;
 use crate::support::fleet::Fleet;
 use crate::support::part::Part;
 use crate::support::token::{SigningKey, claims};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use crate::support::api::kubeconfig;
+use crate::support::api::access::kubeconfig;
 use crate::support::client::empty;
 use crate::support::process::{Kubectl, signal, text};
 use crate::support::processes::Pair;

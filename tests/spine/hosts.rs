@@ -3,7 +3,7 @@
 use http::HeaderValue;
 use serde_json::Value;
 
-use crate::support::api::kubeconfig;
+use crate::support::api::access::kubeconfig;
 use crate::support::client::{Client, empty};
 use crate::support::fleet::Fleet;
 use crate::support::{PATIENCE, eventually};

@@ -237,6 +237,6 @@ async fn a_long_download_ends_with_its_token() {
 const POD: &str = "/c1/api/v1/namespaces/default/pods/hello";
 const WATCH: &str = "/c1/api/v1/namespaces?watch=true";
 /// Within which streams end after the API server's own refusal, which here comes at once.
-const BOUND: Duration = Duration::from_secs(10);
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
 /// Seconds by which clocks may differ: a token is good for so long after its `exp`.
 const LEEWAY: i64 = 60;

@@ -7,6 +7,8 @@ mod accounts;
 mod budgets;
 mod drains;
 #[cfg(feature = "sandbox")]
+mod endings;
+#[cfg(feature = "sandbox")]
 mod homes;
 mod hosts;
 #[cfg(feature = "sandbox")]
@@ -18,6 +20,7 @@ mod kube_client;
 mod limits;
 #[cfg(feature = "sandbox")]
 mod live;
+mod names;
 mod observed;
 mod oidc;
 mod outages;

@@ -14,16 +14,15 @@
 //! A client certificate of its authority is the administrator, whatever token comes with it: a real
 //! one looks at certificates first.
 
+pub(crate) mod access;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
@@ -140,6 +139,11 @@ impl FakeApi {
         self.shared.accepted.lock().unwrap().insert(token.to_owned(), user.to_owned());
     }
 
+    /// Does not let `token` in any more.
+    pub(crate) fn refuse(&self, token: &str) {
+        self.shared.accepted.lock().unwrap().remove(token);
+    }
+
     /// Publishes somebody's key as its own.
     pub(crate) fn publish(&self, jwk: Value) {
         self.shared.published.lock().unwrap().push(jwk);
@@ -151,39 +155,6 @@ impl FakeApi {
             part.kill();
         }
     }
-
-    /// Writes a kubeconfig with a token of the agent's own ServiceAccount.
-    pub(crate) fn write_kubeconfig(&self, path: &Path) {
-        let token = self.token_for("cluster-proxy", "agent", 86_400);
-        let server = format!("https://{}", self.address);
-        std::fs::write(path, kubeconfig(&server, &self.ca_pem, &token)).unwrap();
-    }
-
-    /// Writes a kubeconfig with a client certificate of the administrator.
-    pub(crate) fn write_admin_kubeconfig(&self, path: &Path) {
-        let (certificate, key) = certificates::client(&self.authority);
-        let server = format!("https://{}", self.address);
-        let text = kubeconfig(&server, &self.ca_pem, "");
-        let mut config: Value = serde_json::from_str(&text).unwrap();
-        config["users"][0]["user"] = json!({
-            "client-certificate-data": STANDARD.encode(certificate),
-            "client-key-data": STANDARD.encode(key),
-        });
-        std::fs::write(path, config.to_string()).unwrap();
-    }
-}
-
-/// A kubeconfig with one cluster and one token.
-pub(crate) fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
-    let ca = STANDARD.encode(ca_pem);
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{"name": "it", "cluster": {
-            "server": server, "certificate-authority-data": ca}}],
-        "users": [{"name": "it", "user": {"token": token}}],
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-    })
-    .to_string()
 }
 
 async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, shared: Arc<Shared>) {

@@ -1,5 +1,7 @@
 //! Hub, agents and fake API servers in this process, over real sockets and TLS.
 
+mod spoke;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use tokio::sync::oneshot;
 
 use cluster_proxy::drain::Drain;
 use cluster_proxy::hub::authn::oidc::Issuers;
-use cluster_proxy::hub::authn::{AuthnConfig, HubApi};
+use cluster_proxy::hub::authn::{AuthnConfig, HubApi, UnprefixedNames};
 use cluster_proxy::hub::hosts::AllowedHosts;
 use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig, Source};
@@ -46,10 +48,16 @@ pub(crate) struct RunningHub {
     pub(crate) own_api: Option<ApiServer>,
     /// Of the next start: which identities of its own cluster it lets in.
     pub(crate) policy: Source,
+    /// Of the next start: whether its own API server is asked about them, too.
+    pub(crate) delegate_authorization: bool,
     /// Of the next start: which services it lets callers reach.
     pub(crate) services: Source,
     /// Of the next start: whose users it lets in besides.
     pub(crate) issuers: Issuers,
+    /// Of the next start: whether it asks about tokens that are no JSON Web Tokens.
+    pub(crate) opaque_tokens: bool,
+    /// Of the next start: whom clusters know without a prefix.
+    pub(crate) names: Arc<UnprefixedNames>,
     /// Of the next start.
     pub(crate) limits: Limits,
     /// Of the next start.
@@ -126,8 +134,11 @@ impl Fleet {
             controllers,
             own_api: None,
             policy: Source::None,
+            delegate_authorization: false,
             services: Source::None,
             issuers: Issuers::default(),
+            opaque_tokens: false,
+            names: Arc::default(),
             limits,
             allowed_hosts: AllowedHosts::default(),
             min_drain: Duration::ZERO,
@@ -200,8 +211,14 @@ impl RunningHub {
                 .own_api()
                 .map(|server| Arc::new(ApiReader::new(server.clone()).unwrap()) as Arc<dyn HubApi>),
             controllers: self.controllers.clone(),
-            authn: AuthnConfig { issuers: self.issuers.clone(), ..AuthnConfig::default() },
+            authn: AuthnConfig {
+                issuers: self.issuers.clone(),
+                opaque_tokens: self.opaque_tokens,
+                names: self.names.clone(),
+                ..AuthnConfig::default()
+            },
             policy: self.policy.clone(),
+            delegate_authorization: self.delegate_authorization,
             services: self.services.clone(),
             access_log: AccessLog::File(self.access_log.clone()),
             workers: 2,
@@ -252,8 +269,11 @@ impl RunningHub {
             controllers: self.controllers.clone(),
             own_api: self.own_api.clone(),
             policy: self.policy.clone(),
+            delegate_authorization: self.delegate_authorization,
             services: self.services.clone(),
             issuers: self.issuers.clone(),
+            opaque_tokens: self.opaque_tokens,
+            names: self.names.clone(),
             limits: self.limits.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             min_drain: self.min_drain,
@@ -349,39 +369,6 @@ impl RunningHub {
 impl Drop for RunningHub {
     fn drop(&mut self) {
         self.drain.stop();
-    }
-}
-
-// === impl Spoke ===
-
-impl Spoke {
-    /// Starts the agent in this spoke's folder.
-    pub(crate) fn start_agent(&mut self, hub: SocketAddr) {
-        self.agent = Some(self.agent_beside(hub));
-    }
-
-    /// Starts an agent with the same credentials beside the others.
-    pub(crate) fn agent_beside(&self, hub: SocketAddr) -> RunningAgent {
-        RunningAgent::start(&self.name, &self.directory, hub)
-    }
-
-    /// Hands the agent out.
-    pub(crate) fn take_agent(&mut self) -> RunningAgent {
-        self.agent.take().unwrap()
-    }
-
-    /// Ends the agent as SIGKILL does.
-    pub(crate) fn kill_agent(&mut self) {
-        if let Some(agent) = self.agent.take() {
-            agent.kill();
-        }
-    }
-
-    /// Ends the agent as SIGTERM does.
-    pub(crate) async fn stop_agent(&mut self) {
-        if let Some(agent) = self.agent.take() {
-            agent.stop(Duration::from_secs(2)).await;
-        }
     }
 }
 

@@ -79,6 +79,19 @@ impl Issuer {
         config
     }
 
+    /// A list of issuers that has this one alone.
+    pub(crate) fn list(&self) -> String {
+        let issuer = json!({
+            "issuer": {"url": self.url, "audiences": [CLIENT], "certificateAuthority": self.ca_pem},
+            "claimMappings": {"username": {"claim": "sub", "prefix": "cluster:oidc:"}},
+        });
+        json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+            "jwt": [issuer],
+        })
+        .to_string()
+    }
+
     /// A token for `subject` that is good for `life` seconds, with these claims besides.
     pub(crate) fn token(&self, subject: &str, life: i64, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

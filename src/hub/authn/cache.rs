@@ -122,7 +122,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::hub::authn::Refusal;
+    use crate::hub::authn::{Refusal, UnprefixedNames};
     use crate::hub::token_review::UserInfo;
 
     const HERE: Generation = Generation { cluster: 1, hub: 1, issuers: 1 };
@@ -202,7 +202,9 @@ mod tests {
         let cache = Cache::new();
         let groups: Vec<String> = (0..1_000).map(|group| format!("group-{group:05}")).collect();
         let user = UserInfo { username: "jane".to_owned(), groups, ..UserInfo::default() };
-        let answer = Ok(Arc::new(Identity::of_hub(user, None).unwrap()));
+        let answer = Ok(Arc::new(
+            Identity::of_hub(&user.into(), &UnprefixedNames::default(), None).unwrap(),
+        ));
         for number in 0..10_000_u64 {
             let mut key = TokenKey::default();
             key[..8].copy_from_slice(&number.to_be_bytes());

@@ -2,7 +2,7 @@
 //! of its caller.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -41,7 +41,15 @@ impl Authenticator {
             metrics.cache_hit(answer.is_ok());
             return answer;
         }
-        let unverified = Unverified::parse(token.as_str())?;
+        let unverified = match Unverified::parse(token.as_str()) {
+            Err(Refusal::Opaque) if self.0.config.opaque_tokens => {
+                let generation = self.generation(set);
+                let (answer, since) = self.of_opaque(cluster, &token).await;
+                cache.put(key, generation, &answer, since);
+                return answer;
+            }
+            parsed => parsed?,
+        };
         let due = Instant::now() + REFUSED_AFTER;
         let mut generation = self.generation(set);
         let mut signed = self.verify(set, &unverified);
@@ -73,7 +81,7 @@ impl Authenticator {
         }
         let (answer, since) = match signed {
             Ok(Signed::Known(identity)) => (Ok(identity), Instant::now()),
-            Ok(Signed::ByHub(subject)) => self.ask_hub(&token, subject).await,
+            Ok(Signed::ByHub(subject)) => self.ask_hub(&token, subject.expires).await,
             Err(AuthnError::Unauthorized(refusal)) if refusal.is_nobodys() => {
                 let why = sources.unknown(claimed.as_ref());
                 let why = why.map(|why| AuthnError::Unavailable(why.to_owned()));
@@ -128,10 +136,10 @@ impl Authenticator {
     }
 
     /// Whether the hub's API server stands by its token, and since when it is known to.
-    async fn ask_hub(
+    pub(super) async fn ask_hub(
         &self,
         token: &Token,
-        subject: Subject,
+        expires: Option<SystemTime>,
     ) -> (Result<Arc<Identity>, AuthnError>, Instant) {
         let Some(hub) = &self.0.hub else {
             return (Err(Refusal::HubRefused.into()), Instant::now());
@@ -139,7 +147,7 @@ impl Authenticator {
         let unavailable = |why: &str| AuthnError::Unavailable(format!("{HUB_UNASKED}: {why}"));
         let error = match hub.review(token.as_str(), FRESH).await {
             Ok(reviewed) => {
-                let identity = Identity::of_hub(reviewed.user.clone(), subject.expires);
+                let identity = Identity::of_hub(&reviewed.user, &self.0.config.names, expires);
                 return (identity.map(Arc::new).map_err(AuthnError::from), reviewed.asked);
             }
             Err(NotAccepted::Refused) => Refusal::HubRefused.into(),

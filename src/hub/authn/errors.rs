@@ -44,7 +44,7 @@ pub enum Refusal {
     Malformed,
     /// Longer than 16 KiB.
     TooLarge,
-    /// Not a JSON Web Token.
+    /// Not a JSON Web Token, and the hub's API server is not asked about others.
     Opaque,
     /// Its header is not a plain JSON object, names something twice, or is nested too deep.
     Header,
@@ -56,7 +56,7 @@ pub enum Refusal {
     UnknownKey,
     /// A key has the id it names and did not make its signature.
     Signature,
-    /// Signed by the hub's own API server, which does not stand by it.
+    /// Signed by the hub's own API server, which does not stand by it; or one that only it could know.
     HubRefused,
     /// A claim is missing, wrongly typed or there twice.
     Claims,

@@ -29,7 +29,7 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Reviewed {
     /// Who it is.
-    pub(super) user: UserInfo,
+    pub(super) user: Arc<UserInfo>,
     /// When the question was asked: the answer may be as old as that.
     pub(super) asked: Instant,
 }
@@ -88,7 +88,10 @@ impl HubReviews {
         let answer = self.0.api.post(PATH, body, MAX_ANSWER, DEADLINE).await;
         let (status, body) = answer.map_err(|error| NotAccepted::Failed(error.to_string()))?;
         match token_review::answer(status, body) {
-            Answer::Accepted(user) => Ok(Arc::new(Reviewed { user, asked })),
+            Answer::Accepted(user) => {
+                let user = Arc::new(user);
+                Ok(Arc::new(Reviewed { user, asked }))
+            }
             Answer::Refused => Err(NotAccepted::Refused),
             Answer::Forbidden => Err(NotAccepted::Forbidden),
             Answer::Nothing => Err(failed(&format!("it answered {status}"))),

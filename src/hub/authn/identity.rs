@@ -1,12 +1,15 @@
 //! A verified caller, and what a user of the hub is called on a spoke. Pure.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
 
+use super::names::UnprefixedNames;
 use super::oidc::claims::Person;
 use crate::hub::token_review::UserInfo;
-use crate::tunnel::headers::Mode;
+use crate::tunnel::headers::{MODE, Mode};
 use crate::tunnel::impersonation::{Impersonation, Unwritable};
 
 /// A verified caller.
@@ -36,6 +39,9 @@ pub struct Impersonated {
     pub headers: HeaderMap,
     /// Whom to ask again.
     pub by: Voucher,
+    /// As the hub's own API server is asked about them; `None` where a name is one that Kubernetes
+    /// gives there.
+    pub(crate) own: Option<Arc<UserInfo>>,
 }
 
 /// Who said it.
@@ -55,12 +61,21 @@ impl Identity {
         if self.impersonation.is_some() { Mode::Impersonate } else { Mode::Caller }
     }
 
+    /// Marks a request with the way it stands before the spoke's API server, and for whom.
+    pub fn stand(&self, headers: &mut HeaderMap) {
+        headers.insert(MODE, self.mode().into());
+        if let Some(impersonated) = &self.impersonation {
+            headers.extend(impersonated.headers.clone());
+        }
+    }
+
     /// How many bytes its names take, about.
     pub(super) fn size(&self) -> usize {
         let named = self.impersonation.iter().flat_map(|named| {
             let groups = named.groups.iter().map(|group| group.len() + OVERHEAD);
             let lines = named.headers.iter().map(|(_, value)| value.len() + OVERHEAD);
-            groups.chain(lines)
+            let own = named.own.iter().flat_map(|own| &own.groups);
+            groups.chain(lines).chain(own.map(|group| group.len() + OVERHEAD))
         });
         self.user.len() + named.sum::<usize>()
     }
@@ -71,45 +86,65 @@ impl Identity {
     /// When a name cannot be carried as it is.
     pub(super) fn of_issuer(person: Person) -> Result<Self, Unwritable> {
         let Person { user, uid, groups, expires } = person;
+        let own = !std::iter::once(&user).chain(&groups).any(|name| name.starts_with(SYSTEM));
+        let own = own.then(|| {
+            Arc::new(UserInfo {
+                username: user.clone(),
+                uid: uid.clone().unwrap_or_default(),
+                groups: groups.clone(),
+                extra: BTreeMap::new(),
+            })
+        });
         let said = Impersonation { user, uid, groups, extra: Vec::new() };
-        Self::said(said, Voucher::Issuer, Some(expires))
+        Self::said(said, Voucher::Issuer, own, Some(expires))
     }
 
     /// A user whom the hub's own API server knows. No name of theirs can be one of the spoke's:
-    /// user, groups and uid get [`HUB_PREFIX`], and extra goes under keys of ours.
+    /// user, groups and uid get [`HUB_PREFIX`], and extra goes under keys of ours. Only those that an
+    /// operator has listed have other `names`.
     ///
     /// # Errors
     /// When a name cannot be carried as it is.
-    pub(super) fn of_hub(user: UserInfo, expires: Option<SystemTime>) -> Result<Self, Unwritable> {
-        let UserInfo { username, uid, groups, extra } = user;
+    pub(super) fn of_hub(
+        user: &Arc<UserInfo>,
+        names: &UnprefixedNames,
+        expires: Option<SystemTime>,
+    ) -> Result<Self, Unwritable> {
+        let UserInfo { username, uid, groups, extra } = &**user;
         if username.is_empty() {
             return Err(Unwritable("the user name"));
         }
-        let prefixed = |name: String| format!("{HUB_PREFIX}{name}");
+        let prefixed = |name: &String| format!("{HUB_PREFIX}{name}");
+        let marked = |(key, of): (&String, &Vec<String>)| (format!("{HUB_EXTRA}{key}"), of.clone());
         let said = Impersonation {
-            user: prefixed(username),
+            user: names.user(username),
             uid: Some(uid).filter(|uid| !uid.is_empty()).map(prefixed),
-            groups: groups.into_iter().map(prefixed).collect(),
-            extra: extra.into_iter().map(|(key, of)| (format!("{HUB_EXTRA}{key}"), of)).collect(),
+            groups: groups.iter().map(|group| names.group(group)).collect(),
+            extra: extra.iter().map(marked).collect(),
         };
-        Self::said(said, Voucher::Hub, expires)
+        Self::said(said, Voucher::Hub, Some(Arc::clone(user)), expires)
     }
 
     fn said(
         said: Impersonation,
         by: Voucher,
+        own: Option<Arc<UserInfo>>,
         expires: Option<SystemTime>,
     ) -> Result<Self, Unwritable> {
         let mut headers = HeaderMap::new();
         said.write(&mut headers)?;
         let Impersonation { user, groups, .. } = said;
-        let impersonation = Some(Impersonated { groups, headers, by });
+        let impersonation = Some(Impersonated { groups, headers, by, own });
         Ok(Self { user, impersonation, account_uid: None, bound: true, expires })
     }
 }
 
 /// What users, groups and uids of the hub begin with on a spoke.
 pub(crate) const HUB_PREFIX: &str = "cluster:hub:";
+
+/// What Kubernetes' own names begin with. An issuer that is let make such names makes nobody on the
+/// hub.
+const SYSTEM: &str = "system:";
 
 /// Bytes that a name costs besides its own.
 const OVERHEAD: usize = 64;
@@ -119,8 +154,6 @@ const HUB_EXTRA: &str = "cluster-proxy/hub/";
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -137,7 +170,8 @@ mod tests {
 
     #[test]
     fn every_name_is_marked_as_the_hubs() {
-        let identity = Identity::of_hub(account(), None).unwrap();
+        let identity =
+            Identity::of_hub(&account().into(), &UnprefixedNames::default(), None).unwrap();
         assert_eq!(identity.user, "cluster:hub:system:serviceaccount:ops:deployer");
         assert_eq!((identity.mode(), identity.bound), (Mode::Impersonate, true));
         let impersonated = identity.impersonation.unwrap();
@@ -160,13 +194,18 @@ mod tests {
     #[test]
     fn who_cannot_be_carried_whole_is_not_carried() {
         let nobody = UserInfo::default();
-        assert!(Identity::of_hub(nobody, None).is_err());
+        assert!(Identity::of_hub(&nobody.into(), &UnprefixedNames::default(), None).is_err());
         for bad in ["a\nImpersonate-Group: system:masters", "a ", "\u{7f}"] {
             let group = UserInfo { groups: vec![bad.to_owned()], ..account() };
-            assert_eq!(Identity::of_hub(group, None), Err(Unwritable("a group")), "{bad:?}");
+            assert_eq!(
+                Identity::of_hub(&group.into(), &UnprefixedNames::default(), None),
+                Err(Unwritable("a group")),
+                "{bad:?}"
+            );
         }
         let without_uid = UserInfo { uid: String::new(), ..account() };
-        let identity = Identity::of_hub(without_uid, None).unwrap();
+        let identity =
+            Identity::of_hub(&without_uid.into(), &UnprefixedNames::default(), None).unwrap();
         assert!(!identity.impersonation.unwrap().headers.contains_key("impersonate-uid"));
     }
 
@@ -182,7 +221,7 @@ mod tests {
             let extra: BTreeMap<_, _> =
                 keys.into_iter().map(|key| (key, vec!["v".to_owned()])).collect();
             let user = UserInfo { username, uid, groups, extra };
-            if let Ok(identity) = Identity::of_hub(user, None) {
+            if let Ok(identity) = Identity::of_hub(&user.into(), &UnprefixedNames::default(), None) {
                 let headers = identity.impersonation.unwrap().headers;
                 let read = Impersonation::read(&headers).unwrap();
                 let names = std::iter::once(&read.user).chain(&read.uid).chain(&read.groups);

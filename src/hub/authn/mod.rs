@@ -5,6 +5,7 @@
 //!
 //! | the signature was made by | outcome |
 //! |---|---|
+//! | nobody: it is no JSON Web Token | the common 401; with `--allow-opaque-tokens` the hub's API server decides, as below ([`opaque`]) |
 //! | a key of the hub, and the path's cluster is not the hub's own | the hub's API server decides (`hub_reviews`): passes as [`Mode::Impersonate`](crate::tunnel::headers::Mode), 401, or 503 while it cannot be asked |
 //! | a key of an OpenID Connect issuer | its claims decide ([`oidc`]): passes as `Mode::Impersonate`, or 401 |
 //! | a key that the path's cluster owns (or shares with the hub, `--hub-itself`) | its claims decide: passes as `Mode::Caller`, or 401 |
@@ -16,10 +17,6 @@
 //! time must not tell a stranger which clusters there are. A cluster whose tunnels are gone keeps its
 //! last good set, also over a restart of the hub, so that its callers get 503 from the routing and not
 //! 401 from here.
-//!
-//! The seam for what comes: a new verifier is a new arm of `Authenticator::verify` between the
-//! hub's keys and the cluster's, and gives an [`Identity`] of its own kind; a token that is no JWT
-//! stops at [`Refusal::Opaque`], which is where a TokenReview would go on.
 
 mod alarms;
 mod cache;
@@ -33,7 +30,9 @@ mod identity;
 mod key_sets;
 mod keys;
 mod metrics;
+mod names;
 pub mod oidc;
+mod opaque;
 mod ownership;
 mod proof;
 mod refresh;
@@ -55,8 +54,10 @@ pub(crate) use self::hub_reviews::{HubReviews, NotAccepted};
 pub(crate) use self::identity::HUB_PREFIX;
 pub use self::identity::{Identity, Impersonated, Voucher};
 use self::metrics::Metrics;
+pub use self::names::{NamesError, UnprefixedNames};
 use self::oidc::Issuers;
 use self::oidc::sets::Vouched;
+use self::opaque::OpaqueTokens;
 use self::sources::{Parts, Sources};
 use self::token::Unverified;
 use super::limits::Limits;
@@ -116,6 +117,10 @@ pub struct AuthnConfig {
     pub waiting: usize,
     /// Whose tokens are believed besides those of the hub and of its clusters.
     pub issuers: Issuers,
+    /// Ask the hub's API server about tokens that are no JSON Web Tokens.
+    pub opaque_tokens: bool,
+    /// Which of the hub's users and groups clusters know without a prefix.
+    pub names: Arc<UnprefixedNames>,
 }
 
 /// Verifies callers. Clones share caches and key sets.
@@ -132,6 +137,7 @@ struct Inner {
     waiting: Shares<ClusterName>,
     /// None without a hub API.
     hub: Option<HubReviews>,
+    opaque: OpaqueTokens,
 }
 
 /// The wall clock, as an argument: tests move it.
@@ -143,7 +149,15 @@ impl Default for AuthnConfig {
     fn default() -> Self {
         let waiting = Limits::default().waiting_strangers();
         let issuers = Issuers::default();
-        Self { managed_only: None, allow_legacy_tokens: false, waiting, issuers }
+        let names = Arc::default();
+        Self {
+            managed_only: None,
+            allow_legacy_tokens: false,
+            waiting,
+            issuers,
+            opaque_tokens: false,
+            names,
+        }
     }
 }
 
@@ -232,8 +246,8 @@ impl Authenticator {
         let parts = Parts { clock, state, fleet, spokes, hub_api, issuers, metrics: metrics_of };
         let sources = Sources::load(parts).await?;
         let waiting = Shares::new(config.waiting, config.waiting - config.waiting / RESERVE);
-        let cache = Cache::new();
-        Ok(Self(Arc::new(Inner { config, cache, metrics, sources, hub, waiting })))
+        let (cache, opaque) = (Cache::new(), OpaqueTokens::new());
+        Ok(Self(Arc::new(Inner { config, cache, metrics, sources, hub, waiting, opaque })))
     }
 }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::tunnel::headers::Mode;
 
 mod of_hub;
+mod opaque;
 mod reads;
 mod world;
 

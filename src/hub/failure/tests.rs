@@ -178,6 +178,16 @@ fn failures() -> Vec<(Failure, &'static str)> {
                 cluster: cluster(),
             }.into(),
             "add a rule; `cluster-proxy auth check` explains what is missing";
+        Failure::Denied(Denied::NotDelegated { .. }) =>
+            Denied::NotDelegated {
+                user: "cluster:hub:system:serviceaccount:ops:deployer".to_owned(),
+                what: "list pods in namespace shop".to_owned(),
+                cluster: cluster(),
+                rule: "list clusters of edge-1 in API group cluster-proxy".to_owned(),
+            }.into(),
+            "add a rule to the policy, or to the RBAC of the hub's cluster";
+        Failure::Denied(Denied::Unasked(_)) => Denied::Unasked("no answer within 5s".to_owned()).into(),
+            "bring the hub's API server back, or give the hub the right that the message names";
         Failure::Denied(Denied::Withdrawn) => Denied::Withdrawn.into(),
             "somebody changed the policy: ask them";
         Failure::Denied(Denied::Impersonates(_)) =>

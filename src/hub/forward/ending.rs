@@ -218,7 +218,8 @@ mod tests {
         let metrics = crate::hub::metrics::Metrics::new(&prometheus::Registry::new()).unwrap();
         Forwarder {
             registry,
-            policies: Policies::load(Source::None, None, &prometheus::Registry::new()).unwrap(),
+            policies: Policies::load(Source::None, false, None, &prometheus::Registry::new())
+                .unwrap(),
             services: services(),
             live,
             drain: Drain::new(),
@@ -321,8 +322,12 @@ mod tests {
         let mut order = order(None);
         let right = forwarder.right(&order, None);
         assert!(right.lost().now_or_never().is_none(), "no policy judges a spoke's own");
-        let impersonation =
-            Impersonated { groups: Vec::new(), headers: HeaderMap::new(), by: Voucher::Hub };
+        let impersonation = Impersonated {
+            groups: Vec::new(),
+            headers: HeaderMap::new(),
+            by: Voucher::Hub,
+            own: None,
+        };
         let identity = Identity { impersonation: Some(impersonation), ..(*order.identity).clone() };
         order.identity = Arc::new(identity);
         assert_eq!(forwarder.right(&order, None).lost().await, DENIED);

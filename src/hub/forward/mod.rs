@@ -158,17 +158,12 @@ impl Order {
     /// Takes over the headers of the upstream request, marked with the way it stands before whoever
     /// answers it, and for whom.
     pub(crate) fn stand(&mut self, mut headers: HeaderMap) {
-        match (&self.service, &self.identity.impersonation) {
-            (Some(ServiceOrder { service, .. }), _) => {
+        match &self.service {
+            Some(ServiceOrder { service, .. }) => {
                 headers.insert(headers::MODE, Mode::Service.into());
                 headers.insert(headers::SERVICE, service.into());
             }
-            (None, impersonated) => {
-                headers.insert(headers::MODE, self.identity.mode().into());
-                if let Some(impersonated) = impersonated {
-                    headers.extend(impersonated.headers.clone());
-                }
-            }
+            None => self.identity.stand(&mut headers),
         }
         self.headers = headers;
     }

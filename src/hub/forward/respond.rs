@@ -70,7 +70,7 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         | Failure::Service(ServicePathError::Name { .. })
         | Failure::Upgrade(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
         Failure::Authn(AuthnError::Unavailable(_))
-        | Failure::Denied(Denied::Unread)
+        | Failure::Denied(Denied::Unread | Denied::Unasked(_))
         | Failure::NotExposed(NotExposed::Unread)
         | Failure::NoTunnel { .. } => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         Failure::Authn(AuthnError::Unwritable(_))
@@ -181,6 +181,7 @@ mod tests {
             (Failure::Authn(Unwritable("a group").into()), 403),
             (Denied::NoPolicy.into(), 403),
             (Denied::Unread.into(), 503),
+            (Denied::Unasked("no answer".to_owned()).into(), 503),
             (Failure::NoCluster(cluster()), 404),
             (Failure::Full(cluster()), 429),
             (Failure::TooManyTokens(cluster()), 429),

@@ -166,7 +166,7 @@ impl Front {
             }
             None => {
                 if identity.impersonation.is_some() {
-                    self.authorize(&request, &cluster, &identity, &upstream)?;
+                    self.authorize(&request, &cluster, &identity, &upstream).await?;
                 }
                 (upstream, None)
             }
@@ -203,7 +203,7 @@ impl Front {
 
     /// Whether an identity of the hub may go on: by the policy first, so that only who may ask for a
     /// cluster learns whether there is one.
-    fn authorize(
+    async fn authorize(
         &self,
         request: &Request<Incoming>,
         cluster: &ClusterName,
@@ -213,12 +213,13 @@ impl Front {
         if impersonation::is_asked(request.headers()) {
             return Err(self.policies.impersonates(identity).into());
         }
-        self.policies.decide(&Asked {
+        let asked = Asked {
             identity: Arc::clone(identity),
             cluster: cluster.clone(),
             method: request.method().clone(),
             target: target.clone(),
-        })?;
+        };
+        self.policies.decide(&asked).await?;
         if self.forwarder.registry.is_enrolled(cluster) {
             Ok(())
         } else {

@@ -35,7 +35,7 @@ impl Front {
         let ServicePath { service, upstream, root } = found;
         let asked = asked(&service.namespace, &service.name);
         if identity.impersonation.is_some() {
-            self.authorize(request, cluster, identity, &asked)?;
+            self.authorize(request, cluster, identity, &asked).await?;
         } else {
             let authorization = request.headers().get(header::AUTHORIZATION);
             let authorization = authorization.ok_or_else(|| AuthnError::from(Refusal::Missing))?;

@@ -6,18 +6,22 @@
 //! | the file's format, and the decision | [`rules`] |
 //! | names that may end in `*` | [`patterns`] |
 //! | what a request wants, in Kubernetes' words | [`request`] |
+//! | what no rule lets through: asked of the hub's own API server | [`delegation`] |
 //! | read at the start, and again when it changes | [`followed`](super::followed) |
 
+pub(crate) mod delegation;
 mod patterns;
 mod request;
 mod rules;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use http::uri::PathAndQuery;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use self::delegation::{Delegation, FRESH, NotDelegated, Question};
 pub(crate) use self::patterns::is_one_of;
 use self::request::Request;
 pub(crate) use self::request::Wanted;
@@ -30,9 +34,11 @@ use crate::telemetry::series::add;
 
 /// The policy in force. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Policies {
+pub struct Policies {
     /// Without one no identity of the hub is let in.
     policy: Followed<Policy>,
+    /// Who is asked about what no rule lets through.
+    delegation: Option<Delegation>,
     decisions: IntCounterVec,
 }
 
@@ -41,19 +47,30 @@ struct Metrics {
     of_policy: FollowMetrics,
 }
 
+/// What let a request through.
+enum By {
+    Rule,
+    /// The hub's own API server.
+    Review,
+}
+
 /// What a caller asks of a cluster, as long as it lasts.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) cluster: ClusterName,
-    pub(crate) method: Method,
-    pub(crate) target: PathAndQuery,
+pub struct Asked {
+    /// Who.
+    pub identity: Arc<Identity>,
+    /// Where.
+    pub cluster: ClusterName,
+    /// How.
+    pub method: Method,
+    /// What, as the API server sees it.
+    pub target: PathAndQuery,
 }
 
 /// Why an identity of the hub is not let through. Says the same whether or not there is such a
 /// cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Denied {
+pub enum Denied {
     /// Nobody has said who may.
     #[error(
         "identities of the hub are let in by a policy alone, and this hub has none: set --policy or --policy-configmap (README.md)"
@@ -74,6 +91,23 @@ pub(crate) enum Denied {
         /// Where.
         cluster: ClusterName,
     },
+    /// No rule, and not the hub's own API server.
+    #[error(
+        "neither the hub's policy nor the RBAC of the hub's cluster lets {user} {what} on cluster {cluster} (a rule there would be: {rule})"
+    )]
+    NotDelegated {
+        /// Who.
+        user: String,
+        /// Verb and object.
+        what: String,
+        /// Where.
+        cluster: ClusterName,
+        /// What the API server was asked.
+        rule: String,
+    },
+    /// No rule, and the hub's own API server does not say.
+    #[error("the hub's API server cannot be asked who may: {0}")]
+    Unasked(String),
     /// The policy changed.
     #[error("the hub's policy stopped allowing this while it was under way")]
     Withdrawn,
@@ -87,17 +121,20 @@ pub(crate) enum Denied {
 // === impl Policies ===
 
 impl Policies {
-    /// Reads a policy that is in a file; one in a ConfigMap later ([`Followed::load`]).
+    /// Reads a policy that is in a file; one in a ConfigMap later ([`Followed::load`]). `delegate`:
+    /// whether the hub's API server is asked about what no rule lets through.
     ///
     /// # Errors
     /// As [`Followed::load`].
-    pub(crate) fn load(
+    pub fn load(
         source: Source,
+        delegate: bool,
         hub_api: Option<Arc<dyn HubApi>>,
         registry: &Registry,
     ) -> Result<Self, HubError> {
         let Metrics { decisions, of_policy } = Metrics::register(registry)?;
-        Ok(Self { policy: Followed::load(source, hub_api, of_policy)?, decisions })
+        let delegation = hub_api.clone().filter(|_| delegate).map(Delegation::new);
+        Ok(Self { policy: Followed::load(source, hub_api, of_policy)?, delegation, decisions })
     }
 
     /// The policy as it is written, for those who follow it.
@@ -109,18 +146,21 @@ impl Policies {
     ///
     /// # Errors
     /// Says why not.
-    pub(crate) fn decide(&self, asked: &Asked) -> Result<(), Denied> {
-        let decided = self.judge(asked);
+    pub async fn decide(&self, asked: &Asked) -> Result<(), Denied> {
+        let decided = match self.judge(asked) {
+            Ok(()) => Ok(By::Rule),
+            Err(denied) => self.delegate(asked, denied, FRESH).await.map(|()| By::Review),
+        };
         if asked.identity.impersonation.is_some() {
-            self.count(decided.as_ref().err());
+            self.count(decided.as_ref());
         }
-        decided
+        decided.map(drop)
     }
 
     /// Refuses an identity of the hub that wants to speak for somebody else.
     pub(crate) fn impersonates(&self, identity: &Identity) -> Denied {
         let denied = Denied::Impersonates(identity.user.clone());
-        self.count(Some(&denied));
+        self.count(Err(&denied));
         denied
     }
 
@@ -128,9 +168,48 @@ impl Policies {
     pub(crate) async fn withdrawn(&self, asked: &Asked) {
         // Taken before the first look, so that no change falls between the two.
         let mut changes = self.policy.changes();
-        while self.judge(asked).is_ok() {
-            // It fails only without a sender, which lives as long as we do.
-            let _ = changes.changed().await;
+        let mut refused = false;
+        loop {
+            let Err(denied) = self.judge(asked) else {
+                // It fails only without a sender, which lives as long as we do.
+                let _ = changes.changed().await;
+                continue;
+            };
+            let age = if refused { CONFIRM } else { STREAMS_FRESH };
+            match self.delegate(asked, denied, age).await {
+                // What cannot be asked ends nothing.
+                Ok(()) | Err(Denied::Unasked(_) | Denied::Unread) => refused = false,
+                Err(_) if refused || self.delegation.is_none() => return,
+                // An API server whose own caches are still empty says no, too.
+                Err(_) => refused = true,
+            }
+            let pause = if refused { CONFIRM } else { STREAMS_FRESH };
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Asks the hub's API server about what no rule lets through, or knows what it said less than
+    /// `age` ago.
+    async fn delegate(&self, asked: &Asked, denied: Denied, age: Duration) -> Result<(), Denied> {
+        let Some(delegation) = &self.delegation else { return Err(denied) };
+        let Asked { identity, cluster, method, target } = asked;
+        let request = Request::new(method, target);
+        let wanted = request.wanted();
+        let (user, what, cluster) = (identity.user.clone(), wanted.to_string(), cluster.clone());
+        let Some(question) = Question::about(asked, wanted) else {
+            return Err(Denied::NoRule { user, what, cluster });
+        };
+        match delegation.ask(&question, age).await {
+            Ok(()) => Ok(()),
+            // A policy that cannot be read could have said yes.
+            Err(NotDelegated::Refused) if denied == Denied::Unread => Err(denied),
+            Err(NotDelegated::Refused) => {
+                Err(Denied::NotDelegated { user, what, cluster, rule: question.words() })
+            }
+            Err(NotDelegated::Unasked(why)) => Err(Denied::Unasked(why)),
         }
     }
 
@@ -150,8 +229,8 @@ impl Policies {
         Err(Denied::NoRule { user, what, cluster: cluster.clone() })
     }
 
-    fn count(&self, denied: Option<&Denied>) {
-        self.decisions.with_label_values(&labels(denied)).inc();
+    fn count(&self, decided: Result<&By, &Denied>) {
+        self.decisions.with_label_values(&labels(decided)).inc();
     }
 }
 
@@ -218,15 +297,25 @@ impl Metrics {
     }
 }
 
-fn labels(denied: Option<&Denied>) -> [&'static str; 2] {
-    match denied {
-        None => ["allowed", "rule"],
-        Some(Denied::NoPolicy) => ["denied", "no-policy"],
-        Some(Denied::Unread) => ["denied", "unread"],
-        Some(Denied::NoRule { .. } | Denied::Withdrawn) => ["denied", "no-rule"],
-        Some(Denied::Impersonates(_)) => ["denied", "impersonates"],
+fn labels(decided: Result<&By, &Denied>) -> [&'static str; 2] {
+    match decided {
+        Ok(By::Rule) => ["allowed", "rule"],
+        Ok(By::Review) => ["allowed", "subject-access-review"],
+        Err(Denied::NoPolicy) => ["denied", "no-policy"],
+        Err(Denied::Unread) => ["denied", "unread"],
+        Err(Denied::NoRule { .. } | Denied::Withdrawn) => ["denied", "no-rule"],
+        Err(Denied::NotDelegated { .. }) => ["denied", "subject-access-review"],
+        Err(Denied::Unasked(_)) => ["denied", "unasked"],
+        Err(Denied::Impersonates(_)) => ["denied", "impersonates"],
     }
 }
+
+/// How old an answer of the hub's API server may be by which a stream goes on: with the pause before
+/// the next one and its confirmation, less than ten seconds.
+const STREAMS_FRESH: Duration = Duration::from_secs(4);
+
+/// Before a no to a stream is asked for again.
+const CONFIRM: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

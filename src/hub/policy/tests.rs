@@ -10,7 +10,7 @@ use crate::telemetry::testing::assert_metrics_written;
 
 fn asked(user: &str, cluster: &str) -> Asked {
     let impersonation =
-        Impersonated { groups: Vec::new(), headers: HeaderMap::new(), by: Voucher::Hub };
+        Impersonated { groups: Vec::new(), headers: HeaderMap::new(), by: Voucher::Hub, own: None };
     Asked {
         identity: Arc::new(Identity {
             user: user.to_owned(),
@@ -46,7 +46,7 @@ impl World {
     }
 
     fn load(&self) -> Result<Policies, HubError> {
-        Policies::load(Source::File(self.file()), None, &self.registry)
+        Policies::load(Source::File(self.file()), false, None, &self.registry)
     }
 
     fn value(&self, metric: &str) -> f64 {
@@ -64,19 +64,19 @@ const JOE: &str = "rules: [{users: [joe], clusters: [c1]}, {users: [joe], cluste
 
 #[test]
 fn spoke_tokens_pass_and_nobody_else_without_a_policy() {
-    let policies = Policies::load(Source::None, None, &Registry::new()).unwrap();
+    let policies = Policies::load(Source::None, false, None, &Registry::new()).unwrap();
     let jane = asked("jane", "c1");
-    assert_eq!(policies.decide(&jane), Err(Denied::NoPolicy));
+    assert_eq!(decide(&policies, &jane), Err(Denied::NoPolicy));
     let identity = Identity { impersonation: None, ..(*jane.identity).clone() };
-    assert_eq!(policies.decide(&Asked { identity: Arc::new(identity), ..jane }), Ok(()));
+    assert_eq!(decide(&policies, &Asked { identity: Arc::new(identity), ..jane }), Ok(()));
 }
 
 #[test]
 fn a_refusal_names_all_that_a_rule_would_need() {
     let world = World::new(JANE);
     let policies = world.load().unwrap();
-    assert_eq!(policies.decide(&asked("jane", "c1")), Ok(()));
-    let denied = policies.decide(&asked("jane", "c2")).unwrap_err().to_string();
+    assert_eq!(decide(&policies, &asked("jane", "c1")), Ok(()));
+    let denied = decide(&policies, &asked("jane", "c2")).unwrap_err().to_string();
     let expected = "no rule of the hub's policy (--policy, --policy-configmap) lets jane list pods in namespace a on cluster c2";
     assert_eq!(denied, expected);
     assert_eq!(world.value("cluster_proxy_authorizations_total"), 2.0);
@@ -92,6 +92,11 @@ fn a_hub_does_not_start_with_a_broken_policy() {
     std::fs::remove_file(world.file()).unwrap();
     let error = world.load().err().unwrap().to_string();
     assert!(error.contains("policy.yaml) cannot be read"), "{error}");
+}
+
+/// Nobody is asked who would let one wait.
+fn decide(policies: &Policies, asked: &Asked) -> Result<(), Denied> {
+    policies.decide(asked).now_or_never().unwrap()
 }
 
 /// Waits in real time: the file is read on another thread.
@@ -118,19 +123,19 @@ async fn a_changed_policy_is_taken_over_and_a_broken_one_is_not() {
     policies.policy().ask();
     soon("it is counted", || world.value("cluster_proxy_policy_reload_failures_total") >= 1.0)
         .await;
-    assert!(policies.decide(&jane).is_ok(), "the last good one is kept");
+    assert!(decide(&policies, &jane).is_ok(), "the last good one is kept");
     assert!((&mut withdrawn).now_or_never().is_none());
 
     world.write(JOE);
     policies.policy().ask();
-    soon("the new one is in force", || policies.decide(&joe).is_ok()).await;
-    assert!(policies.decide(&jane).is_err());
+    soon("the new one is in force", || decide(&policies, &joe).is_ok()).await;
+    assert!(decide(&policies, &jane).is_err());
     withdrawn.await;
     assert_eq!(world.value("cluster_proxy_policy_rules"), 2.0);
 
     // Nobody asks this time.
     world.write(JANE);
-    soon("a change is seen by itself", || policies.decide(&jane).is_ok()).await;
+    soon("a change is seen by itself", || decide(&policies, &jane).is_ok()).await;
     task.abort();
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::config::{ClaimMapping, EMAIL, IssuerConfig};
 use crate::hub::authn::Refusal;
 use crate::hub::authn::claims::{LEEWAY, MAX_AUDIENCES, ends, moment};
+use crate::hub::authn::identity::HUB_PREFIX;
 use crate::hub::authn::token::strict_object;
 
 /// Who a token speaks for, under the names that spokes know.
@@ -55,7 +56,11 @@ pub(in crate::hub::authn) fn check(
     let groups = groups.unwrap_or_default();
     let uid = issuer.uid.as_deref().map(|claim| text(&claims, claim)).transpose()?;
     let names = || std::iter::once(&user).chain(&groups);
-    let is_reserved = |name: &String| issuer.reserved.iter().any(|prefix| name.starts_with(prefix));
+    // Nobody but the hub says who its own users are.
+    let is_reserved = |name: &String| {
+        name.starts_with(HUB_PREFIX)
+            || issuer.reserved.iter().any(|prefix| name.starts_with(prefix))
+    };
     if names().any(is_reserved) {
         return Err(Refusal::Subject);
     }
