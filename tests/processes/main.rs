@@ -16,6 +16,7 @@ mod descriptors;
 mod egress;
 mod fleet;
 mod identities;
+mod image;
 mod memory;
 mod observed;
 mod outages;

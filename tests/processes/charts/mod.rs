@@ -14,6 +14,8 @@ use helm::{AGENT, HUB, Helm, IMAGE, agent_values};
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::process::text;
 
 #[test]
@@ -65,6 +67,37 @@ fn wide_rights_are_there_only_where_they_are_asked_for() {
     // The hub could ask for the agent's own token there.
     assert!(fails(&["managedAccounts.namespace=n"]).contains("the agent's own"));
     agent(&["managedAccounts.namespace=other"]);
+}
+
+/// Whoever opens values.yaml finds every value, and the schema says what each is for.
+#[test]
+fn every_value_is_described_and_has_a_default() {
+    for chart in [HUB, AGENT] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/charts").join(chart);
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+        let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+        let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
+        described(chart, &schema, Some(&values));
+    }
+}
+
+fn described(place: &str, schema: &Value, values: Option<&Value>) {
+    for (name, value) in schema["properties"].as_object().into_iter().flatten() {
+        let place = format!("{place}.{name}");
+        // Helm's own.
+        if name == "global" {
+            continue;
+        }
+        // Of an entry of a list there is none.
+        let default = values.map(|values| {
+            values.get(name).unwrap_or_else(|| panic!("{place} is not in values.yaml"))
+        });
+        let is_named = value["description"].as_str().is_some_and(|text| text.ends_with('.'));
+        // An entry of a list that has a name alone.
+        assert!(is_named || place.ends_with("imagePullSecrets[].name"), "{place} says nothing");
+        described(&place, value, default);
+        described(&format!("{place}[]"), &value["items"], None);
+    }
 }
 
 /// A list of values is a ConfigMap that the hub may read; one of somebody else is only named.
