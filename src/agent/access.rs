@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use super::AgentError;
 use super::upstream::Upstream;
@@ -87,6 +88,11 @@ impl Access {
         let token = TokenSource::new(&server.credentials)?;
         let upstream = Upstream::new(&server)?;
         Ok(Self { server, upstream, token })
+    }
+
+    /// Those who sign for the API server, PEM.
+    pub(super) fn authorities(&self) -> &Bytes {
+        &self.server.ca_pem
     }
 
     /// Where the API server is. None where its name has no address: then it cannot be asked either.

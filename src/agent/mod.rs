@@ -25,7 +25,7 @@ mod upstream;
 
 pub use config::AgentConfig;
 pub use impersonation::ImpersonationRule;
-pub use services::{ExposedService, Exposure, InvalidEntry};
+pub use services::{ExposedService, Exposure, InvalidEntry, TrustError};
 pub use upstream::UpstreamConfigError;
 
 use std::net::{SocketAddr, TcpListener};
@@ -85,7 +85,7 @@ impl Agent {
             metrics.clone(),
             config.impersonation.clone(),
             config.services.clone(),
-        ));
+        )?);
         let bind = |source| AgentError::Bind { address: config.admin, source };
         let admin = TcpListener::bind(config.admin).map_err(bind)?;
         admin.set_nonblocking(true).map_err(bind)?;
@@ -129,7 +129,7 @@ impl Agent {
             parts.metrics.clone(),
         );
         let reload = reload::follow(
-            parts.service.accesses.clone(),
+            parts.service.clone(),
             parts.credentials.clone(),
             renewed,
             parts.reload.clone(),
@@ -155,7 +155,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads kubeconfig, token and the folder of the agent again, now instead of when their turn
+    /// Reads kubeconfig, token, authorities of services and the folder of the agent again, now instead of when their turn
     /// comes. What cannot be used is reported, and the old kept. Streams that run go on.
     pub fn reload(&self) {
         self.parts.reload.notify_one();
@@ -189,6 +189,9 @@ pub enum AgentError {
     /// TLS to the local API server.
     #[error("the connection to the API server cannot be set up: {0}")]
     Upstream(#[from] UpstreamConfigError),
+    /// TLS to services.
+    #[error(transparent)]
+    Services(#[from] TrustError),
     /// Key and certificate of the tunnel.
     #[error("{0}; `cluster-proxy join` writes the agent's folder (--dir)")]
     Credentials(#[from] JoinError),

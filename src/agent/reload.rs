@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::access::{Accesses, Reading};
+use super::access::Reading;
 use super::renewal;
+use super::serve::Service;
 use crate::pki::credentials::AgentCredentials;
 
-/// Follows kubeconfig and token; never returns. When `asked` is notified, the folder of the agent is
+/// Follows kubeconfig, token and the authorities of services; never returns. When `asked` is notified, the folder of the agent is
 /// looked at as well. `renewed` counts what tunnels have to be made anew for: their hello says whose
 /// tokens the API server takes.
 pub(super) async fn follow(
-    accesses: Accesses,
+    service: Arc<Service>,
     credentials: AgentCredentials,
     renewed: watch::Sender<u64>,
     asked: Arc<Notify>,
 ) {
-    let mut reported = None;
+    let accesses = &service.accesses;
+    let (mut reported, mut distrusted) = (None, None);
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep(INTERVAL) => false,
@@ -51,6 +53,21 @@ pub(super) async fn follow(
                     tracing::warn!(error, "keeping the access to the API server that was in use");
                 }
                 reported = Some(error);
+            }
+        }
+        match service.services.refresh().await {
+            Ok(changed) => {
+                if changed {
+                    tracing::info!("using the changed authorities of services");
+                }
+                distrusted = None;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if asked || distrusted.as_ref() != Some(&error) {
+                    tracing::warn!(error, "keeping the authorities of services that were in use");
+                }
+                distrusted = Some(error);
             }
         }
     }

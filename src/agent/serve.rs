@@ -17,7 +17,7 @@ use super::hello::{Greeter, no_body};
 use super::impersonation::ImpersonationRule;
 use super::link::Link;
 use super::metrics::Metrics;
-use super::services::{Exposure, Services};
+use super::services::{Exposure, Services, TrustError};
 use super::upgrade;
 use super::upstream::{Account, UpstreamError};
 use crate::telemetry::trace::TraceParent;
@@ -128,10 +128,10 @@ impl Service {
         metrics: Metrics,
         impersonation: Option<ImpersonationRule>,
         exposure: Exposure,
-    ) -> Self {
-        let services = Services::new(accesses.clone(), exposure);
+    ) -> Result<Self, TrustError> {
+        let services = Services::new(accesses.clone(), exposure)?;
         let reachable = AtomicBool::new(true);
-        Self { accesses, greeter, metrics, impersonation, services, reachable }
+        Ok(Self { accesses, greeter, metrics, impersonation, services, reachable })
     }
 
     /// Whether the owner of this cluster lets in whom `headers` name.

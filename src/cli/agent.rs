@@ -65,8 +65,8 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "CLUSTER_PROXY_IMPERSONATION_GROUP", value_name = "NAME")]
     impersonation_group: Vec<String>,
 
-    /// A Service of this cluster that callers of the hub may reach, over HTTP, if the hub exposes it as
-    /// well; all its ports when none is given
+    /// A Service of this cluster that callers of the hub may reach, if the hub exposes it as well; all
+    /// its ports when none is given
     #[arg(
         long,
         env = "CLUSTER_PROXY_EXPOSE_SERVICE",
@@ -78,6 +78,13 @@ pub(crate) struct AgentArgs {
     /// Exposed services may have loopback addresses: those of this host
     #[arg(long, env = "CLUSTER_PROXY_EXPOSE_LOOPBACK_SERVICES")]
     expose_loopback_services: bool,
+
+    /// Authorities of services that speak TLS, PEM, besides those of this machine and of the API server
+    ///
+    /// Their certificates must be for NAME.NAMESPACE.svc. Read again every half minute, and on SIGHUP;
+    /// what cannot be used is reported, and the old kept.
+    #[arg(long, env = "CLUSTER_PROXY_ADDITIONAL_SERVICE_CA", value_name = "FILE")]
+    additional_service_ca: Option<PathBuf>,
 
     /// Health and metrics (plain HTTP: keep it on loopback)
     #[arg(
@@ -154,6 +161,7 @@ impl AgentArgs {
             services: Exposure {
                 services: self.expose_service,
                 loopback: self.expose_loopback_services,
+                additional_ca: self.additional_service_ca,
             },
             admin: self.admin_address,
             drain_timeout: self.drain_timeout,

@@ -178,11 +178,17 @@ impl Failure {
                 | Fault::NotImpersonated
                 | Fault::ServiceRefused
                 | Fault::NoService
-                | Fault::ServiceUnreachable => Hop::Agent,
+                | Fault::ServiceUnreachable
+                | Fault::ServiceUntrusted
+                | Fault::ServiceMisnamed
+                | Fault::ServiceExpired => Hop::Agent,
             },
             Self::ServiceFault { fault, .. } => match fault {
                 Fault::NoService
                 | Fault::ServiceUnreachable
+                | Fault::ServiceUntrusted
+                | Fault::ServiceMisnamed
+                | Fault::ServiceExpired
                 | Fault::Interrupted
                 | Fault::BadAnswer => Hop::Service,
                 Fault::Unreachable => Hop::ApiServer,
@@ -246,7 +252,12 @@ fn fault_text(fault: &Fault, cluster: &ClusterName) -> String {
             "was refused by its API server: check the agent's own ServiceAccount token and RBAC"
         }
         Fault::Refused => "refuses this kind of request",
-        Fault::ServiceRefused | Fault::NoService | Fault::ServiceUnreachable => {
+        Fault::ServiceRefused
+        | Fault::NoService
+        | Fault::ServiceUnreachable
+        | Fault::ServiceUntrusted
+        | Fault::ServiceMisnamed
+        | Fault::ServiceExpired => {
             "took this request for one to a service: it breaks the rules of the tunnel"
         }
         Fault::NotImpersonated => {
@@ -270,7 +281,23 @@ fn service_fault_text(fault: &Fault, cluster: &ClusterName, service: &ServiceTar
         }
         Fault::ServiceUnreachable => {
             return format!(
-                "the agent of cluster {cluster} cannot reach service {service}: check what its pods listen on, and for https who signed their certificate (agent --additional-service-ca)"
+                "the agent of cluster {cluster} cannot reach service {service}: check what its pods listen on, and whether that is http or https"
+            );
+        }
+        Fault::ServiceUntrusted => {
+            return format!(
+                "the agent of cluster {cluster} does not believe the certificate of service {service}: give it the authority that signed it (agent --additional-service-ca)"
+            );
+        }
+        Fault::ServiceMisnamed => {
+            let ServiceTarget { namespace, name, .. } = service;
+            return format!(
+                "the certificate of service {service} of cluster {cluster} is not for {name}.{namespace}.svc: have one issued for that name"
+            );
+        }
+        Fault::ServiceExpired => {
+            return format!(
+                "the certificate of service {service} of cluster {cluster} has expired or is not valid yet: renew it, or look at the clock of the agent"
             );
         }
         Fault::Refused | Fault::NotImpersonated => "does not serve services: upgrade it to reach",

@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use super::credentials::DEADLINE;
 use super::pin::PinnedVerifier;
-use super::tls;
+use super::tls::{self, BadCertificate};
 use super::token::TokenError;
 
 /// Why joining or renewing failed; each says what to do.
@@ -141,7 +141,6 @@ impl JoinError {
         source: io::Error,
         pinned: Option<&PinnedVerifier>,
     ) -> Self {
-        use rustls::CertificateError as Bad;
         let host = host.to_owned();
         if let Some((pin, presented)) = pinned.and_then(|verifier| verifier.mismatch()) {
             let presented = match presented {
@@ -153,19 +152,11 @@ impl JoinError {
         if tls::is_unknown_authority(&source) {
             return Self::UnknownAuthority { host };
         }
-        let Some(bad) = tls::certificate_error(&source) else {
-            return Self::Handshake { host, source };
-        };
-        let detail = bad.to_string();
-        match bad {
-            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-                Self::WrongName { host, detail }
-            }
-            Bad::Expired
-            | Bad::ExpiredContext { .. }
-            | Bad::NotValidYet
-            | Bad::NotValidYetContext { .. } => Self::Clock { host, detail },
-            _ => Self::Handshake { host, source },
+        let detail = tls::certificate_error(&source).map(ToString::to_string).unwrap_or_default();
+        match tls::bad_certificate(&source) {
+            Some(BadCertificate::OtherName) => Self::WrongName { host, detail },
+            Some(BadCertificate::OutOfTime) => Self::Clock { host, detail },
+            Some(BadCertificate::Unbelieved) | None => Self::Handshake { host, source },
         }
     }
 }

@@ -207,14 +207,28 @@ pub fn upstream(
 /// Client configuration towards a server of the world, by the authorities that this machine
 /// believes. `None` where it has none.
 pub fn public(alpn: &[&[u8]]) -> Result<Option<Arc<ClientConfig>>, TlsError> {
-    let found = rustls_native_certs::load_native_certs().certs;
-    // One that cannot be read must not take the others with it.
-    let usable = |one: &CertificateDer<'static>| RootCertStore::empty().add(one.clone()).is_ok();
-    let authorities: Vec<_> = found.into_iter().filter(usable).collect();
+    let authorities = of_this_machine();
     if authorities.is_empty() {
         return Ok(None);
     }
     client(&authorities, None, &[&TLS13, &TLS12], alpn).map(Some)
+}
+
+/// Client configuration towards a server inside a cluster, by the authorities that this machine
+/// believes and those of `bundles`, PEM.
+pub fn private(bundles: &[&[u8]], alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut authorities = of_this_machine();
+    for bundle in bundles {
+        authorities.extend(ca::certificates(bundle)?);
+    }
+    client(&authorities, None, &[&TLS13, &TLS12], alpn)
+}
+
+fn of_this_machine() -> Vec<CertificateDer<'static>> {
+    let mut found = rustls_native_certs::load_native_certs().certs;
+    // One that cannot be read must not take the others with it.
+    found.retain(|one| RootCertStore::empty().add(one.clone()).is_ok());
+    found
 }
 
 /// Handshake as client. `server_name`: DNS name or IP address (IPv6 with or without brackets).
@@ -242,6 +256,30 @@ pub(super) fn is_unknown_authority(error: &io::Error) -> bool {
     use rustls::CertificateError::{BadSignature, UnknownIssuer};
     // The second where a new authority has the name of an old one.
     matches!(certificate_error(error), Some(UnknownIssuer | BadSignature))
+}
+
+/// What a server's certificate lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadCertificate {
+    /// The name by which the server was called.
+    OtherName,
+    /// A time that includes now.
+    OutOfTime,
+    /// An authority that the client believes, or something that makes it a certificate of servers.
+    Unbelieved,
+}
+
+/// Why a certificate ended the handshake of [`connect`]; `None` where something else did.
+pub fn bad_certificate(error: &io::Error) -> Option<BadCertificate> {
+    use rustls::CertificateError as Bad;
+    Some(match certificate_error(error)? {
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => BadCertificate::OtherName,
+        Bad::Expired
+        | Bad::ExpiredContext { .. }
+        | Bad::NotValidYet
+        | Bad::NotValidYetContext { .. } => BadCertificate::OutOfTime,
+        _ => BadCertificate::Unbelieved,
+    })
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, String> {

@@ -8,7 +8,7 @@ use crate::agent::{ExposedService, Exposure};
 /// What its owner exposes at the agent.
 pub(super) fn exposure() -> Exposure {
     let exposed = format!("{NAMESPACE}/{NAME}").parse::<ExposedService>();
-    Exposure { services: exposed.into_iter().collect(), loopback: true }
+    Exposure { services: exposed.into_iter().collect(), loopback: true, additional_ca: None }
 }
 
 /// What the operator of the hub exposes.

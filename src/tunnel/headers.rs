@@ -66,6 +66,12 @@ pub enum Fault {
     NoService,
     /// The service could not be reached, or its TLS failed.
     ServiceUnreachable,
+    /// The service's certificate is of no authority that the agent knows, or cannot be used.
+    ServiceUntrusted,
+    /// The service's certificate is for other names.
+    ServiceMisnamed,
+    /// The service's certificate has expired, or is not valid yet.
+    ServiceExpired,
 }
 
 // === impl Mode ===
@@ -108,7 +114,7 @@ impl From<Mode> for HeaderValue {
 // === impl Fault ===
 
 impl Fault {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Unreachable,
         Self::Interrupted,
         Self::BadAnswer,
@@ -118,6 +124,9 @@ impl Fault {
         Self::ServiceRefused,
         Self::NoService,
         Self::ServiceUnreachable,
+        Self::ServiceUntrusted,
+        Self::ServiceMisnamed,
+        Self::ServiceExpired,
     ];
 
     /// The header value, and the metric label.
@@ -132,6 +141,9 @@ impl Fault {
             Self::ServiceRefused => "service-refused",
             Self::NoService => "no-service",
             Self::ServiceUnreachable => "service-unreachable",
+            Self::ServiceUntrusted => "service-untrusted",
+            Self::ServiceMisnamed => "service-misnamed",
+            Self::ServiceExpired => "service-expired",
         }
     }
 

@@ -47,7 +47,8 @@ impl Tunnel {
             vec!["iss".into()],
             accesses.clone(),
         );
-        let service = Arc::new(Service::new(accesses, greeter, Metrics::new(), rule, exposure));
+        let service = Service::new(accesses, greeter, Metrics::new(), rule, exposure);
+        let service = Arc::new(service.unwrap());
         let place = Presence::new(service.metrics.tunnels.clone()).place();
         let link = Link::new(Arc::new(place), Limit { tunnels: 1, instead_of: None });
         let handler = TunnelHandler { service: service.clone(), link: link.clone() };

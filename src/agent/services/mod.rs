@@ -5,16 +5,22 @@
 //! | the owner's list | [`list`] |
 //! | from a Service to addresses | [`resolve`] |
 //! | which of them may be dialled | [`addresses`] |
+//! | a connection | [`dial`] |
+//! | whose certificates are believed | [`trust`] |
 //!
 //! The agent's token reads Services and EndpointSlices, and never goes to a service.
 
 mod addresses;
+mod dial;
 mod list;
 mod resolve;
+mod trust;
 
 pub use self::list::{ExposedService, InvalidEntry};
+pub use self::trust::TrustError;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,14 +28,16 @@ use std::time::Duration;
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::addresses::{AddressRules, Forbidden};
+use self::dial::{Connection, Secure, dial};
 use self::resolve::Resolved;
+use self::trust::Trust;
 use super::access::{Access, Accesses};
 use super::upstream::{self, Driver, RequestBody, UpstreamError};
+use crate::pki::tls::{BadCertificate, TlsError};
 use crate::tunnel::headers::Fault;
 use crate::tunnel::service::{Scheme, ServiceTarget};
 
@@ -40,6 +48,9 @@ pub struct Exposure {
     pub services: Vec<ExposedService>,
     /// Services may have addresses of the agent's own host.
     pub loopback: bool,
+    /// A bundle of authorities of services that speak TLS, besides those of this machine and of the
+    /// API server.
+    pub additional_ca: Option<PathBuf>,
 }
 
 /// The way to exposed services.
@@ -47,6 +58,7 @@ pub(super) struct Services {
     accesses: Accesses,
     exposed: Vec<Known>,
     loopback: bool,
+    trust: Trust,
     /// Where to begin among the addresses of a service.
     turn: AtomicUsize,
 }
@@ -63,8 +75,6 @@ struct Known {
 pub(super) enum ServiceError {
     #[error("the owner's list has it not (--expose-service)")]
     NotExposed,
-    #[error("this agent serves services in the clear only")]
-    Https,
     #[error("it is an ExternalName, which leads out of the cluster")]
     ExternalName,
     #[error("{0} is no address for a service: {1}")]
@@ -81,6 +91,10 @@ pub(super) enum ServiceError {
     Upstream(#[from] UpstreamError),
     #[error("{0} does not answer: {1}")]
     Unreachable(SocketAddr, std::io::Error),
+    #[error("{0} has a certificate that is not accepted: {2}")]
+    Certificate(SocketAddr, BadCertificate, std::io::Error),
+    #[error("the authorities of services cannot be used: {0}")]
+    Authorities(#[from] TlsError),
     #[error("{0} gave no answer: {1}")]
     Exchange(SocketAddr, UpstreamError),
 }
@@ -88,14 +102,25 @@ pub(super) enum ServiceError {
 // === impl Services ===
 
 impl Services {
-    pub(super) fn new(accesses: Accesses, exposure: Exposure) -> Self {
+    /// # Errors
+    /// When the file of authorities cannot be used.
+    pub(super) fn new(accesses: Accesses, exposure: Exposure) -> Result<Self, TrustError> {
         let known = |entry| Known { entry, found: Mutex::default() };
-        Self {
+        Ok(Self {
             accesses,
             exposed: exposure.services.into_iter().map(known).collect(),
             loopback: exposure.loopback,
+            trust: Trust::load(exposure.additional_ca)?,
             turn: AtomicUsize::new(0),
-        }
+        })
+    }
+
+    /// Reads the file of authorities again; whether it has changed.
+    ///
+    /// # Errors
+    /// When it cannot be used: what was in use stays.
+    pub(super) async fn refresh(&self) -> Result<bool, TrustError> {
+        self.trust.refresh().await
     }
 
     /// Sends a request, cleaned before, to `service` on a connection of its own, which lives as long
@@ -108,15 +133,19 @@ impl Services {
         let mut entries = self.exposed.iter();
         let known = entries.find(|known| known.entry.exposes(service));
         let known = known.ok_or(ServiceError::NotExposed)?;
-        if service.scheme == Scheme::Https {
-            return Err(ServiceError::Https);
-        }
         let access = self.accesses.current();
         let resolved = known.resolve(&access, service).await?;
         let endpoints = resolved.endpoints(&service.port)?;
         let api_server = access.addresses().await;
         let rules = AddressRules { loopback: self.loopback, api_server };
-        let (address, stream) = self.connect(&rules, &endpoints.addresses).await?;
+        let secure = match service.scheme {
+            Scheme::Http => None,
+            Scheme::Https => {
+                let config = self.trust.config(access.authorities()).await?;
+                Some(Secure { config, name: host(service) })
+            }
+        };
+        let (address, stream) = self.connect(&rules, &endpoints.addresses, secure.as_ref()).await?;
         address_to(service, endpoints.port, &mut request);
         let sent = upstream::send_on(stream, request).await;
         sent.map_err(|error| ServiceError::Exchange(address, error))
@@ -127,7 +156,8 @@ impl Services {
         &self,
         rules: &AddressRules,
         addresses: &[SocketAddr],
-    ) -> Result<(SocketAddr, TcpStream), ServiceError> {
+        secure: Option<&Secure>,
+    ) -> Result<(SocketAddr, Connection), ServiceError> {
         let mut allowed = Vec::new();
         let mut failure = ServiceError::NoService;
         for &address in addresses {
@@ -141,15 +171,9 @@ impl Services {
             allowed.rotate_left(turn);
         }
         for address in allowed.into_iter().take(MAX_DIALS) {
-            let dialled = tokio::time::timeout(DIAL_DEADLINE, TcpStream::connect(address)).await;
-            let dialled = dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            match dialled {
-                Ok(stream) => {
-                    // Small answers must not wait; without it they are only slower.
-                    let _ = stream.set_nodelay(true);
-                    return Ok((address, stream));
-                }
-                Err(error) => failure = ServiceError::Unreachable(address, error),
+            match dial(address, secure).await {
+                Ok(stream) => return Ok((address, stream)),
+                Err(error) => failure = error,
             }
         }
         Err(failure)
@@ -186,13 +210,17 @@ impl ServiceError {
     pub(super) fn fault(&self) -> Fault {
         match self {
             Self::NotExposed | Self::ExternalName | Self::Forbidden(..) => Fault::ServiceRefused,
-            Self::Https => Fault::Refused,
             Self::NoService => Fault::NoService,
             Self::LookupTimeout => Fault::Unreachable,
             Self::Lookup(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Fault::AgentRefused,
             Self::Lookup(_) | Self::Unreadable(_) => Fault::Unreachable,
             Self::Upstream(_) => Fault::Unreachable,
             Self::Unreachable(..) => Fault::ServiceUnreachable,
+            Self::Certificate(_, BadCertificate::OtherName, _) => Fault::ServiceMisnamed,
+            Self::Certificate(_, BadCertificate::OutOfTime, _) => Fault::ServiceExpired,
+            Self::Certificate(_, BadCertificate::Unbelieved, _) | Self::Authorities(_) => {
+                Fault::ServiceUntrusted
+            }
             Self::Exchange(_, UpstreamError::Unreachable(_)) => Fault::ServiceUnreachable,
             Self::Exchange(_, error) => error.fault(),
         }
@@ -201,11 +229,12 @@ impl ServiceError {
 
 /// Puts the service's name, as its cluster has it, where HTTP/1.1 wants it.
 fn address_to(service: &ServiceTarget, port: u16, request: &mut Request<RequestBody>) {
-    let ServiceTarget { namespace, name, .. } = service;
-    let host = match port {
-        HTTP_PORT => format!("{name}.{namespace}.svc"),
-        port => format!("{name}.{namespace}.svc:{port}"),
+    let default = match service.scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
     };
+    let host = host(service);
+    let host = if port == default { host } else { format!("{host}:{port}") };
     // Invariant: names of services are letters, digits and hyphens.
     let host = HeaderValue::try_from(host).expect("the name of a service is a header value");
     request.headers_mut().insert(HOST, host);
@@ -214,11 +243,12 @@ fn address_to(service: &ServiceTarget, port: u16, request: &mut Request<RequestB
     *request.version_mut() = Version::HTTP_11;
 }
 
-/// Of `http`: left out of `Host`.
-const HTTP_PORT: u16 = 80;
+/// The name of a service in its cluster.
+fn host(ServiceTarget { namespace, name, .. }: &ServiceTarget) -> String {
+    format!("{name}.{namespace}.svc")
+}
+
 /// How long what the API server said of a service is used: pods come and go.
 const LOOKUP_LIFE: Duration = Duration::from_secs(5);
-/// To one address. A pod of the same cluster answers at once or not at all.
-const DIAL_DEADLINE: Duration = Duration::from_secs(2);
 /// Addresses that are tried for one request.
 const MAX_DIALS: usize = 3;

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::TlsError;
@@ -155,10 +155,13 @@ impl Upstream {
 
 /// Sends a request, cleaned and addressed, on a connection that was opened for it alone and lives as
 /// long as the driver. Its answer is held to the rules of every other.
-pub(super) async fn send_on(
-    io: TcpStream,
+pub(super) async fn send_on<S>(
+    io: S,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Driver), UpstreamError> {
+) -> Result<(Response<Incoming>, Driver), UpstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (response, driver) = http1::send_upgrade(io, request).await?;
     fits(response.headers())?;
     Ok((response, driver))

@@ -255,7 +255,8 @@ fn failures() -> Vec<(Failure, &'static str)> {
             "ask the owner of the cluster for `agent --impersonation`";
         Failure::Fault { fault: Fault::Refused, .. } => of_agent(Fault::Refused), OLD_AGENT;
         Failure::Fault {
-            fault: Fault::ServiceRefused | Fault::NoService | Fault::ServiceUnreachable, ..
+            fault: Fault::ServiceRefused | Fault::NoService | Fault::ServiceUnreachable
+                | Fault::ServiceUntrusted | Fault::ServiceMisnamed | Fault::ServiceExpired, ..
         } =>
             of_agent(Fault::NoService),
             OLD_AGENT;
@@ -267,6 +268,15 @@ fn failures() -> Vec<(Failure, &'static str)> {
         Failure::ServiceFault { fault: Fault::ServiceUnreachable, .. } =>
             of_service(Fault::ServiceUnreachable),
             "look at the pods behind it";
+        Failure::ServiceFault { fault: Fault::ServiceUntrusted, .. } =>
+            of_service(Fault::ServiceUntrusted),
+            "add the authority to the agent's file; its log, at `debug`, has the certificate's fault";
+        Failure::ServiceFault { fault: Fault::ServiceMisnamed, .. } =>
+            of_service(Fault::ServiceMisnamed),
+            "issue the service a certificate for its name in the cluster";
+        Failure::ServiceFault { fault: Fault::ServiceExpired, .. } =>
+            of_service(Fault::ServiceExpired),
+            "renew the service's certificate";
         Failure::ServiceFault { fault: Fault::AgentRefused, .. } => of_service(Fault::AgentRefused),
             "give the agent the rights of deploy/README.md";
         Failure::ServiceFault { fault: Fault::Unreachable, .. } => of_service(Fault::Unreachable),

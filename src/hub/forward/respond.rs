@@ -195,6 +195,7 @@ mod tests {
             (service_fault(Fault::ServiceRefused), 403),
             (service_fault(Fault::NoService), 404),
             (service_fault(Fault::ServiceUnreachable), 502),
+            (service_fault(Fault::ServiceUntrusted), 502),
             (service_fault(Fault::Refused), 502),
             (lost, 502),
             (late, 504),

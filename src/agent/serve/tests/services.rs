@@ -70,7 +70,8 @@ fn place(stub: &Stub, spec_type: &str, address: SocketAddr) {
 }
 
 async fn tunnel(stub: &Stub, entry: &str, loopback: bool) -> Tunnel {
-    let exposure = Exposure { services: vec![entry.parse().unwrap()], loopback };
+    let exposure =
+        Exposure { services: vec![entry.parse().unwrap()], loopback, additional_ca: None };
     Tunnel::of_owner(None, exposure, &stub.with_token("own")).await
 }
 
@@ -125,8 +126,9 @@ async fn what_the_owner_does_not_expose_is_neither_looked_up_nor_dialled() {
     let response = here.exchange(asking("http:shop/web:80", "/version"), "").await;
     assert_eq!(response.status(), StatusCode::OK);
 
+    // It speaks no TLS.
     let https = here.exchange(asking("https:shop/web:80", "/version"), "").await;
-    assert_eq!(fault(&https), Some(Fault::Refused), "not served, said as such");
+    assert_eq!(fault(&https), Some(Fault::ServiceUnreachable));
     let unnamed = here.exchange(request("service", "/version"), "").await;
     assert_eq!(fault(&unnamed), Some(Fault::Refused));
     assert_eq!(pod.count(), 1);
