@@ -289,6 +289,10 @@ impl Service {
             tracing::warn!("the API server refuses the agent's own credentials");
             return refuse(responder, Fault::AgentRefused);
         }
+        // Nobody asked for another protocol, and a tunnel carries none of these heads.
+        if status.is_informational() {
+            return refuse(responder, Fault::BadAnswer);
+        }
         let (parts, body) = response.into_parts();
         let ended = body.is_end_stream();
         let mut headers = parts.headers;
