@@ -131,6 +131,10 @@ fn services_are_exposed_where_values_say_so() {
     assert!(!text(&agent(&[])).contains("expose-service"));
     let exposed = text(&agent(&["exposeServices={shop/web:8080}"]));
     assert!(exposed.contains("--expose-service=shop/web:8080"), "{exposed}");
+    assert!(!exposed.contains("--additional-service-ca"), "{exposed}");
+    let believed = text(&agent(&["additionalServiceCAConfigMap=theirs"]));
+    let file = "--additional-service-ca=/etc/cluster-proxy/services/ca.crt";
+    assert!(believed.contains(file) && believed.contains("name: theirs"), "{believed}");
     for (chart, more, complaint) in [
         (HUB, vec![web, "exposedServicesConfigMap=theirs"], "one or the other"),
         (HUB, vec!["exposedServices[0].namespace=shop"], "/exposedServices/0"),
