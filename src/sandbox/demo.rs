@@ -24,7 +24,7 @@ pub(super) fn list() -> String {
 
 /// Where it is, below a cluster.
 pub(super) fn path() -> String {
-    format!("/api/v1/namespaces/{NAMESPACE}/services/http:{NAME}:80/proxy-service/")
+    format!("/api/v1/namespaces/{NAMESPACE}/services/{NAME}/proxy-service/")
 }
 
 pub(super) const NAMESPACE: &str = "default";

@@ -187,8 +187,8 @@ async fn a_service_of_each_cluster_answers() {
     let user = urls["user"].as_str().unwrap().strip_prefix("https://").unwrap().parse().unwrap();
     let client = Client::new(user, read("ca.crt").unwrap());
     for cluster in ["cluster1", "cluster2"] {
-        let path =
-            format!("/{cluster}/api/v1/namespaces/default/services/http:web:80/proxy-service/");
+        let path = format!("/{cluster}/api/v1/namespaces/default/services/web/proxy-service/");
+        let plain = path.replace("/web/", "/http:web:80/");
         for token in [cluster, "hub"] {
             let client = client.token(read(&format!("tokens/{token}")).unwrap().trim());
             let answer = client.get(&path).await;
@@ -197,10 +197,11 @@ async fn a_service_of_each_cluster_answers() {
                 (200, "hello from hello\n")
             );
             assert_eq!(client.post(&path, "said").await.text(), "said");
+            assert_eq!(client.get(&plain).await.text(), "hello from hello\n");
         }
         assert_eq!(client.get(&path).await.status, 401);
         let own = client.token(read(&format!("tokens/{cluster}")).unwrap().trim());
-        let other = own.get(&path.replace("http:web:80", "http:other:80")).await;
+        let other = own.get(&path.replace("/web/", "/other/")).await;
         assert_eq!(other.status, 403, "{}", other.text());
     }
     assert!(sandbox.stop(END).await.success());
