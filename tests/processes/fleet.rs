@@ -122,6 +122,14 @@ impl Fleet {
         self.agents[index(cluster)] = agent;
     }
 
+    /// Starts it anew, with further flags.
+    pub(crate) async fn restart_agent(&mut self, cluster: &str, flags: &[&str]) {
+        self.stop_agent(cluster).await;
+        let agents = &self.addresses.agents;
+        let agent = start_agent_with(self.directory.path(), cluster, agents, flags);
+        self.agents[index(cluster)] = agent;
+    }
+
     /// Stops all of it kindly.
     pub(crate) async fn stop(&mut self) {
         for agent in &mut self.agents {
@@ -190,13 +198,17 @@ pub(crate) fn join(directory: &Path, cluster: &str, agents: &str) {
 }
 
 pub(crate) fn start_agent(directory: &Path, cluster: &str, agents: &str) -> Process {
+    start_agent_with(directory, cluster, agents, &[])
+}
+
+fn start_agent_with(directory: &Path, cluster: &str, agents: &str, flags: &[&str]) -> Process {
     let kubeconfig = format!("{cluster}.kubeconfig");
     #[rustfmt::skip]
-    let agent = Process::start(&format!("agent-{cluster}"), directory, &[
+    let own = [
         "agent", "--hub", agents, "--dir", cluster, "--kubeconfig", &kubeconfig,
         "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
-    ]);
-    agent
+    ];
+    Process::start(&format!("agent-{cluster}"), directory, &[&own, flags].concat())
 }
 
 /// What the user of one cluster needs: `CLUSTER.user.kubeconfig`.

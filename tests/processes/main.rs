@@ -26,6 +26,7 @@ mod reload;
 mod rolling;
 mod sandbox;
 mod secrets;
+mod services;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

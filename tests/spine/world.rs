@@ -136,6 +136,11 @@ impl MiniSpoke {
         }
     }
 
+    /// Makes the agent read everything again, as SIGHUP does.
+    pub(crate) fn reload_agent(&self) {
+        self.agent.as_ref().unwrap().reload();
+    }
+
     pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
         self.write("POST", "application/json", path, object).await
     }

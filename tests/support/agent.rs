@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cluster_proxy::agent::{Agent, AgentConfig, Exposure, ImpersonationRule};
@@ -14,6 +15,8 @@ use super::part::Part;
 pub(crate) struct RunningAgent {
     drain: Drain,
     part: Part,
+    /// Once it runs.
+    agent: Arc<OnceLock<Agent>>,
 }
 
 // === impl RunningAgent ===
@@ -47,14 +50,21 @@ impl RunningAgent {
             drain_timeout: Duration::from_secs(1),
         };
         change(&mut config);
-        let running = drain.clone();
+        let agent = Arc::<OnceLock<Agent>>::default();
+        let (running, built) = (drain.clone(), Arc::clone(&agent));
         let part = Part::start(&format!("agent-{name}"), move || async move {
             let agent = Agent::build(config).await.unwrap();
+            let agent = built.get_or_init(|| agent).clone();
             agent.run(running).await.unwrap();
             // Its streams may go on after it; who stopped it ends them.
             std::future::pending().await
         });
-        Self { drain, part }
+        Self { drain, part, agent }
+    }
+
+    /// Makes it read everything again, as SIGHUP does.
+    pub(crate) fn reload(&self) {
+        self.agent.get().unwrap().reload();
     }
 
     /// Ends it as SIGTERM does.

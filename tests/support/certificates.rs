@@ -31,9 +31,22 @@ pub(crate) fn server(authority: &Authority, issued: &Issued) -> Arc<ServerConfig
 
 /// Certificate and key of a client, PEM.
 pub(crate) fn client(authority: &Authority) -> (String, String) {
-    let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    issue(authority, &params)
+}
+
+/// Certificate and key of a server whose time is long over, PEM.
+pub(crate) fn expired(authority: &Authority, host: &str) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+    issue(authority, &params)
+}
+
+fn issue(authority: &Authority, params: &rcgen::CertificateParams) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
     let ca_key = rcgen::KeyPair::from_pem(authority.key_pem()).unwrap();
     let issuer = rcgen::Issuer::from_ca_cert_pem(&authority.certificate_pem(), ca_key).unwrap();
     (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())

@@ -23,6 +23,7 @@ pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod session;
+pub(crate) mod shop;
 pub(crate) mod token;
 
 use std::future::Future;

@@ -1,5 +1,5 @@
 //! A hub with a list of services and a policy, a cluster whose owner exposes some, and a Service there
-//! with two ports, each a web server of its own.
+//! with three ports, each a web server of its own; `https` has none unless a test puts it there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use cluster_proxy::hub::Source;
 use cluster_proxy::kubernetes;
 use cluster_proxy::sandbox::provision;
 
-use super::shop::Shop;
 use crate::support::PATIENCE;
 use crate::support::client::{Answer, Client};
 use crate::support::hub_api::HubApi;
+use crate::support::shop::Shop;
 use crate::world::{MiniSpoke, World};
 
 /// Ends when dropped.
@@ -55,7 +55,8 @@ impl Ground {
         let (front, back) = (Shop::start("front").await, Shop::start("back").await);
         let mut web = named("v1", "Service", "web");
         web["spec"] = json!({"type": "ClusterIP",
-            "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 8080}]});
+            "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 8080},
+                {"name": "https", "port": 443}]});
         world.create(SERVICES, web).await;
 
         world.account("own").await;
@@ -107,7 +108,7 @@ impl Ground {
 /// These services, which may be at loopback addresses: there are no others here.
 pub(super) fn exposure(exposed: &[&str]) -> Exposure {
     let services = exposed.iter().map(|entry| entry.parse().unwrap()).collect();
-    Exposure { services, loopback: true }
+    Exposure { services, loopback: true, additional_ca: None }
 }
 
 /// An EndpointSlice of Service `web`, whose endpoint is ready.

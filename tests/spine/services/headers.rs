@@ -72,6 +72,8 @@ async fn s42_to_s50_cookies_pass_and_nobodys_word_for_a_user_does() {
         let home = path("http:web:80", "/home?from=/login");
         assert_eq!(login.headers["location"], home.as_str());
         assert_eq!(login.headers["x-theirs"], "kept");
+        let away = get(&client, &path("http:web:80", "/away"), &[]).await;
+        assert!(away.status == 302 && !away.headers.contains_key("location"), "{away:?}");
         for gone in [
             "strict-transport-security",
             "clear-site-data",
@@ -81,5 +83,25 @@ async fn s42_to_s50_cookies_pass_and_nobodys_word_for_a_user_does() {
         ] {
             assert!(!login.headers.contains_key(gone), "{gone}");
         }
+    }
+}
+
+/// Security cases 22 and 23: what is no upgrade of ours is a plain request.
+#[tokio::test]
+async fn s22_s23_other_upgrades_do_not_reach_a_service() {
+    let ground = Ground::start(LIST, &["shop/web"]).await;
+    for (protocol, passes) in
+        [("websocket", true), ("h2c", false), ("foo", false), ("websocket, SPDY/3.1", false)]
+    {
+        let lines = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", protocol),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+        ];
+        let answer = get(&ground.client, &path("http:web:80", "/"), &lines).await;
+        assert_eq!(answer.status, 200, "{protocol}: {}", answer.text());
+        let seen = header(&answer, "upgrade");
+        assert_eq!(seen.as_deref(), passes.then_some(protocol));
+        assert_eq!(header(&answer, "http2-settings"), None, "{protocol}");
     }
 }

@@ -4,8 +4,10 @@
 
 mod ground;
 mod headers;
+mod hostile;
+mod https;
 mod list;
+mod lives;
 mod refusals;
 mod requests;
-mod shop;
 mod targets;

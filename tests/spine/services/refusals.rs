@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use cluster_proxy::agent::Exposure;
 
 use super::ground::{Ground, SERVICES, exposure, path, slice};
-use super::shop::Shop;
 use crate::support::client::{Answer, Client};
+use crate::support::shop::Shop;
 use crate::support::{PATIENCE, eventually};
 use crate::world::ACCOUNTS;
 

@@ -61,7 +61,11 @@ async fn each_side_hears_the_other_as_it_speaks() {
 #[tokio::test]
 async fn a_websocket_passes_both_ways_and_a_refused_one_is_an_answer() {
     let ground = Ground::start(LIST, &BOTH).await;
-    let answer = ground.client.open(upgrade(&ground.client, "/session")).await.unwrap();
+    let answer = ground
+        .client
+        .open(upgrade(&ground.client, &path("http:web:80", "/session")))
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 101);
     assert_eq!(answer.headers()["upgrade"], "websocket");
     assert_eq!(answer.headers()["sec-websocket-accept"], "x");
@@ -79,11 +83,12 @@ async fn a_websocket_passes_both_ways_and_a_refused_one_is_an_answer() {
     within("the end", PATIENCE, session.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(rest, b"last");
 
-    let mut plain = upgrade(&ground.client, "/session");
+    let mut plain = upgrade(&ground.client, &path("http:web:80", "/session"));
     plain.headers_mut().remove("upgrade");
     let answer = ground.client.send(plain).await;
     assert_eq!((answer.status.as_u16(), answer.text().as_str()), (403, "an upgrade alone"));
-    let elsewhere = ground.client.send(upgrade(&ground.client, "/elsewhere")).await;
+    let elsewhere =
+        ground.client.send(upgrade(&ground.client, &path("http:web:80", "/elsewhere"))).await;
     assert_eq!(elsewhere.status, 200, "{}", elsewhere.text());
     assert_eq!(elsewhere.json()["target"], "/elsewhere");
 }
@@ -107,8 +112,8 @@ async fn an_answer_that_breaks_does_not_look_complete() {
     }
 }
 
-fn upgrade(client: &Client, behind: &str) -> Request<Body> {
-    let mut request = client.request("GET", &path("http:web:80", behind), empty());
+pub(super) fn upgrade(client: &Client, path: &str) -> Request<Body> {
+    let mut request = client.request("GET", path, empty());
     for (name, value) in [
         ("connection", "Upgrade"),
         ("upgrade", "websocket"),

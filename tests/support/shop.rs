@@ -5,13 +5,17 @@
 //! | `/echo` | the body, as it comes |
 //! | `/login` | a redirect, with cookies and with headers that no service may set for the hub's origin |
 //! | `/session` | 101, then what it hears; an ordinary 403 where nobody asks for an upgrade |
+//! | `/away` | a redirect to somebody else |
+//! | `/slow?N` | after N ms |
+//! | `/never` | none |
 //! | `/broken` | the half of an answer, which breaks when the client speaks |
 //! | everything else | the request's head as JSON |
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, Request, Response};
@@ -20,37 +24,60 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::part::Part;
+use cluster_proxy::pki::ca::Authority;
+use cluster_proxy::pki::tls;
+
+use super::certificates;
+use super::part::Part;
 
 type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// One running web server. It ends when this is dropped.
-pub(super) struct Shop {
-    pub(super) address: SocketAddr,
-    requests: Arc<AtomicU64>,
+pub(crate) struct Shop {
+    pub(crate) address: SocketAddr,
+    counts: Arc<Counts>,
     _part: Part,
+}
+
+#[derive(Default)]
+struct Counts {
+    requests: AtomicU64,
+    connections: AtomicU64,
 }
 
 // === impl Shop ===
 
 impl Shop {
-    /// In the clear.
-    pub(super) async fn start(name: &'static str) -> Self {
-        Self::start_with(name, None).await
+    /// In the clear, on loopback.
+    pub(crate) async fn start(name: &'static str) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), name, None).await
     }
 
-    async fn start_with(name: &'static str, tls: Option<TlsAcceptor>) -> Self {
+    /// Over TLS, on loopback.
+    pub(crate) async fn secure(name: &'static str, config: Arc<ServerConfig>) -> Self {
+        let config = Some(config);
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), name, config).await
+    }
+
+    /// On another address of this machine.
+    pub(crate) async fn start_on(
+        host: IpAddr,
+        name: &'static str,
+        config: Option<Arc<ServerConfig>>,
+    ) -> Self {
+        let tls = config.map(TlsAcceptor::from);
         let (bound, address) = oneshot::channel();
-        let requests = Arc::<AtomicU64>::default();
-        let counted = Arc::clone(&requests);
+        let counts = Arc::<Counts>::default();
+        let counted = Arc::clone(&counts);
         let part = Part::start(name, move || async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = TcpListener::bind((host, 0)).await.unwrap();
             bound.send(listener.local_addr().unwrap()).unwrap();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -68,29 +95,48 @@ impl Shop {
                 });
             }
         });
-        Self { address: address.await.unwrap(), requests, _part: part }
+        Self { address: address.await.unwrap(), counts, _part: part }
     }
 
     /// How many requests it has had.
-    pub(super) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+    pub(crate) fn requests(&self) -> u64 {
+        self.counts.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many connections it has now.
+    pub(crate) fn connections(&self) -> u64 {
+        self.counts.connections.load(Ordering::Relaxed)
     }
 }
 
-async fn serve<IO>(io: IO, name: &'static str, counted: Arc<AtomicU64>)
+/// TLS with a certificate of `authority` for `host`.
+pub(crate) fn certified(authority: &Authority, host: &str) -> Arc<ServerConfig> {
+    let issued = authority.issue_server(&[host.to_owned()], LIFE).unwrap();
+    tls::server(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), &[b"http/1.1"]).unwrap()
+}
+
+/// The same, long after its time.
+pub(crate) fn expired(authority: &Authority, host: &str) -> Arc<ServerConfig> {
+    let (chain, key) = certificates::expired(authority, host);
+    tls::server(chain.as_bytes(), key.as_bytes(), &[b"http/1.1"]).unwrap()
+}
+
+async fn serve<IO>(io: IO, name: &'static str, counts: Arc<Counts>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        async move { Ok::<_, Infallible>(answer(request, name)) }
+    counts.connections.fetch_add(1, Ordering::Relaxed);
+    let service = service_fn(|request| {
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(answer(request, name).await) }
     });
     let builder = hyper::server::conn::http1::Builder::new();
     // A connection that breaks is what some tests are about.
     let _ = builder.serve_connection(TokioIo::new(io), service).with_upgrades().await;
+    counts.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn answer(mut request: Request<Incoming>, name: &str) -> Response<Body> {
+async fn answer(mut request: Request<Incoming>, name: &str) -> Response<Body> {
     let upgrade = request.headers().get("upgrade").cloned();
     match (request.uri().path(), upgrade) {
         ("/echo", _) => Response::new(request.into_body().map_err(Into::into).boxed()),
@@ -141,6 +187,19 @@ fn answer(mut request: Request<Incoming>, name: &str) -> Response<Body> {
             }));
             Response::new(BodyExt::boxed(http_body_util::StreamBody::new(broken)))
         }
+        ("/away", _) => {
+            let mut response = said("");
+            *response.status_mut() = http::StatusCode::FOUND;
+            let elsewhere = HeaderValue::from_static("https://elsewhere.example/");
+            response.headers_mut().insert("location", elsewhere);
+            response
+        }
+        ("/slow", _) => {
+            let wait = request.uri().query().unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            said("late")
+        }
+        ("/never", _) => std::future::pending().await,
         (_, _) => {
             let headers: Vec<_> = request
                 .headers()
@@ -159,3 +218,6 @@ fn answer(mut request: Request<Incoming>, name: &str) -> Response<Body> {
 fn said(text: impl Into<Bytes>) -> Response<Body> {
     Response::new(http_body_util::Full::new(text.into()).map_err(|never| match never {}).boxed())
 }
+
+/// Longer than a test.
+const LIFE: Duration = Duration::from_secs(3600);
