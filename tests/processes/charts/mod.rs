@@ -69,6 +69,36 @@ fn wide_rights_are_there_only_where_they_are_asked_for() {
     agent(&["managedAccounts.namespace=other"]);
 }
 
+/// Rules are a value or somebody else's ConfigMap, and RBAC of the hub's cluster is asked on demand.
+#[test]
+fn identities_of_the_hub_are_let_in_where_values_say_so() {
+    let test = "identities_of_the_hub_are_let_in_where_values_say_so";
+    let Some(helm) = Helm::find(test) else { return };
+    let hub =
+        |more: &[&str]| text(&helm.output(&["template", "t"], HUB, &[&[IMAGE], more].concat()));
+    let plain = hub(&[]);
+    for flag in ["--policy", "--delegate-authorization"] {
+        assert!(!plain.contains(flag), "{plain}");
+    }
+    let listed = hub(&["policy=rules: []"]);
+    assert!(listed.contains("--policy=/etc/cluster-proxy/policy.yaml"), "{listed}");
+    assert!(listed.contains(r#"policy.yaml: "rules: []""#), "{listed}");
+    let named = hub(&["policyConfigMap=theirs", "delegateAuthorization=true"]);
+    for part in ["--policy-configmap=theirs", "--delegate-authorization", "[theirs]"] {
+        assert!(named.contains(part), "{named}");
+    }
+    assert!(hub(&["policy=rules: []", "policyConfigMap=theirs"]).contains("one or the other"));
+
+    // The agent refuses names that do not begin with a prefix of its own, unless it is told.
+    let users = "impersonation.users={cluster:hub:a,jane}";
+    let groups = "impersonation.groups={cluster:hub:g,dev}";
+    let values = [&agent_values()[..], &["impersonation.enabled=true", users, groups]].concat();
+    let agent = helm.template(AGENT, "n", &values);
+    let exact: Vec<_> =
+        agent.lines().map(str::trim).filter(|line| line.contains("--impersonation-")).collect();
+    assert_eq!(exact, [r#"- "--impersonation-user=jane""#, r#"- "--impersonation-group=dev""#]);
+}
+
 /// Whoever opens values.yaml finds every value, and the schema says what each is for.
 #[test]
 fn every_value_is_described_and_has_a_default() {

@@ -39,16 +39,16 @@ async fn every_right_of_the_charts_as_they_come_is_needed_and_none_is_missing() 
 #[tokio::test]
 async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_missing() {
     let test = "every_right_of_the_charts_with_everything_on_is_needed_and_none_is_missing";
-    let policy = format!("policy=rules:\n- users: [{DEPLOYER:?}]\n  clusters: [c1]\n");
     let hub_values = [
         "accounts.enabled=true",
         "accounts.openClusterManagement=true",
         "tokenReviews=true",
         "exposedServicesConfigMap=services",
+        "policyConfigMap=policy",
+        "delegateAuthorization=true",
         "monitoring.serviceMonitor=true",
         "monitoring.prometheusRule=true",
         "monitoring.dashboard=true",
-        &policy,
     ];
     let named = format!("impersonation.users={{{DEPLOYER}}}");
     let groups = ["", ":ops"].map(|of| format!("cluster:hub:system:serviceaccounts{of}"));
@@ -62,6 +62,8 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
         define_on_spoke(spoke);
         let list = "--from-literal=a=[{namespace: shop, service: web}]";
         hub.run(&["create", "configmap", "services", "-n", HUB_NAMESPACE, list]);
+        let rules = format!("--from-literal=a=rules: [{{users: [{DEPLOYER:?}], clusters: [c1]}}]");
+        hub.run(&["create", "configmap", "policy", "-n", HUB_NAMESPACE, &rules]);
     });
     let Some(mut world) = world.await else { return };
     let (hub, spoke) = (&world.ground.hub_cluster.kubectl, &world.ground.spoke.kubectl);
@@ -79,6 +81,8 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
         answer.status.is_success().then_some(())
     })
     .await;
+    // No rule speaks of this one, and RBAC of the hub's cluster neither.
+    client.get("/c9/version").await.assert_status(403, "Forbidden");
     world.comes_and_goes("c2");
     watch(&world).await;
     service(&world).await;

@@ -55,3 +55,19 @@ securityContext:
 - {name: proxy-ca, mountPath: /etc/cluster-proxy/proxy, readOnly: true}
 {{- end }}
 {{- end }}
+
+{{- /* Users and groups that no prefix lets through, as flags. */ -}}
+{{- define "agent.exact" -}}
+{{- $prefixes := .Values.impersonation.prefixes }}
+{{- range $kind := list "user" "group" }}
+{{- range $name := get $.Values.impersonation (printf "%ss" $kind) }}
+{{- $known := false }}
+{{- range $prefixes }}
+{{- if hasPrefix . $name }}{{ $known = true }}{{ end }}
+{{- end }}
+{{- if not $known }}
+- {{ printf "--impersonation-%s=%s" $kind $name | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
