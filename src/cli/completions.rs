@@ -72,7 +72,7 @@ mod tests {
             assert!(output.status.success());
             String::from_utf8(output.stdout).unwrap()
         };
-        assert_eq!(complete(&["cluster-proxy", "kubec"]), "kubeconfig\n");
+        assert_eq!(complete(&["cluster-proxy", "kubecon"]), "kubeconfig\n");
         assert_eq!(complete(&["cluster-proxy", "pki", "ini"]), "init\n");
         assert_eq!(complete(&["cluster-proxy", "hub", "--access"]), "--access-log\n");
         assert_eq!(complete(&["cluster-proxy", "completions", "zs"]), "zsh\n");

@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use self::select::{Profiles, Which};
+pub(super) use self::write::temporary;
 use crate::credential::hub::{HubApi, HubError, Pinned};
 use crate::kubernetes::{self, Context, ContextUser, read_bounded};
 use crate::name::ClusterName;
@@ -55,11 +56,11 @@ pub(crate) struct KubeconfigArgs {
 #[command(group = ArgGroup::new("from"))]
 pub(crate) struct WayArgs {
     /// The hub as clients reach it, for example https://hub.example.com:9092
-    #[arg(long, value_name = "URL", value_parser = server)]
+    #[arg(long, env = "CLUSTER_PROXY_SERVER", value_name = "URL", value_parser = server)]
     server: String,
 
     /// CA certificate of the hub's user listener, PEM (`serving-ca.crt` of the hub's folder)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "CLUSTER_PROXY_CA", value_name = "FILE")]
     ca: PathBuf,
 
     /// A managed service account, whose current token `cluster-proxy credential` gets for kubectl from
@@ -214,12 +215,7 @@ impl WayArgs {
         user: &Credentials,
         prefix: &str,
     ) -> anyhow::Result<Zeroizing<String>> {
-        let ca_pem = File::open(&self.ca)
-            .and_then(read)
-            .with_context(|| format!("--ca: cannot read `{}`", self.ca.display()))?;
-        if !ca_pem.contains("-----BEGIN CERTIFICATE-----") {
-            bail!("--ca: `{}` holds no PEM certificate", self.ca.display());
-        }
+        let ca_pem = authority(&self.ca)?;
         let context = |cluster: &ClusterName| Context {
             name: format!("{prefix}{cluster}"),
             server: format!("{}/{cluster}", self.server),
@@ -289,11 +285,23 @@ impl Credentials {
     }
 }
 
+/// The CA bundle in the file of `--ca`.
+pub(super) fn authority(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let ca_pem = File::open(file)
+        .and_then(read)
+        .with_context(|| format!("--ca: cannot read `{}`", file.display()))?;
+    if !ca_pem.contains("-----BEGIN CERTIFICATE-----") {
+        bail!("--ca: `{}` holds no PEM certificate", file.display());
+    }
+    Ok(ca_pem)
+}
+
 fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("a kubeconfig cannot hold the path {path:?}"))
 }
 
-fn token(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+/// The token in the file of `--token-file`.
+pub(super) fn token(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     let token = if file == Path::new("-") {
         read(io::stdin().lock()).context("--token-file: cannot read standard input")?
     } else {

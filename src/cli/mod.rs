@@ -1,6 +1,7 @@
 //! What an operator types: one file per command, from flags to a validated configuration.
 //!
-//! Exit codes: 0 for success, 1 for a failure, 2 for a command line that makes no sense. A failure
+//! Exit codes: 0 for success, 1 for a failure, 2 for a command line that makes no sense; `kubectl` has
+//! kubectl's. A failure
 //! is one line on standard error, `error: ...`, with its causes and what to do about it.
 
 mod agent;
@@ -12,6 +13,7 @@ mod egress;
 mod hub;
 mod join;
 mod kubeconfig;
+mod kubectl;
 #[cfg(feature = "sandbox")]
 mod miniapi;
 mod output;
@@ -88,6 +90,8 @@ enum Command {
     Auth(auth::AuthArgs),
     /// Write a kubeconfig for clusters behind the hub
     Kubeconfig(kubeconfig::KubeconfigArgs),
+    /// Run kubectl on a cluster behind the hub
+    Kubectl(Box<kubectl::KubectlArgs>),
     /// Give kubectl the token of a managed service account (exec plugin of such kubeconfigs)
     Credential(credential::CredentialArgs),
     /// Write what a shell needs to complete this command line
@@ -110,9 +114,14 @@ pub fn main() -> ExitCode {
             let _ = usage.print();
             return ExitCode::from(USAGE);
         }
-        let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
-        ExitCode::FAILURE
+        complain(&error, ExitCode::FAILURE)
     })
+}
+
+/// Says on standard error what went wrong.
+fn complain(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {}", one_line(error));
+    code
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -133,8 +142,8 @@ impl Command {
     fn log_level(&self) -> &'static str {
         match self {
             Self::Hub(_) | Self::Agent(_) => "info",
-            // Its standard error has one line, and is kubectl's.
-            Self::Credential(_) => "off",
+            // Standard error is kubectl's.
+            Self::Credential(_) | Self::Kubectl(_) => "off",
             // Commands whose output is for people keep quiet unless something is wrong.
             _ => "warn",
         }
@@ -153,6 +162,7 @@ impl Command {
             Self::Miniapi(args) => miniapi::run(args).await,
             Self::Auth(args) => auth::run(args).await,
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
+            Self::Kubectl(args) => kubectl::run(*args).await,
             Self::Credential(args) => credential::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }

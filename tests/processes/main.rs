@@ -17,6 +17,7 @@ mod egress;
 mod fleet;
 mod identities;
 mod image;
+mod kubeconfig;
 mod memory;
 mod observed;
 mod outages;

@@ -32,12 +32,21 @@ pub(super) fn rewrite(path: &Path, text: &str) -> io::Result<()> {
     file.persist(&target).map(drop).map_err(|refused| refused.error)
 }
 
+/// Writes a file of mode 0600 that is gone when it is dropped.
+pub(in crate::cli) fn temporary(text: &str) -> io::Result<NamedTempFile> {
+    written(&std::env::temp_dir(), text, None)
+}
+
 fn beside(path: &Path, text: &str, like: Option<&fs::Metadata>) -> io::Result<NamedTempFile> {
+    written(folder(path), text, like)
+}
+
+fn written(folder: &Path, text: &str, like: Option<&fs::Metadata>) -> io::Result<NamedTempFile> {
     // What is left of it after a failure goes when it is dropped.
     let mut file = tempfile::Builder::new()
         .prefix(".kubeconfig-")
         .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(folder(path))?;
+        .tempfile_in(folder)?;
     if let Some(like) = like {
         let own = file.as_file().metadata()?;
         if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
