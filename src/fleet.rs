@@ -1,11 +1,11 @@
-//! What is known about the clusters right now. No I/O and no behaviour: the hub's registry is the
-//! only writer, and everybody else reads a snapshot through a watch channel.
+//! What is known about the clusters right now, and how it is told. No I/O and no behaviour: the hub's
+//! registry is the only writer, and everybody else reads a snapshot through a watch channel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::name::ClusterName;
 
@@ -74,6 +74,104 @@ pub struct Probe {
     pub latency_ms: u64,
     /// What went wrong, where something did.
     pub error: Option<String>,
+}
+
+/// What `/_fleet` answers: the clusters that its caller may see.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetPage {
+    /// By name.
+    pub clusters: Vec<ClusterPage>,
+}
+
+/// One cluster of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterPage {
+    /// Its name.
+    pub name: ClusterName,
+    /// Whether requests get through.
+    pub health: Health,
+    /// Why they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Agent processes that are connected to this hub.
+    pub agents: usize,
+    /// Their tunnels.
+    pub tunnels: usize,
+    /// When the hub last sent a request through.
+    #[serde(default, with = "rfc3339", skip_serializing_if = "Option::is_none")]
+    pub last_probe: Option<SystemTime>,
+    /// How long that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    /// End of the newest certificate that an agent uses.
+    #[serde(default, with = "rfc3339", skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<SystemTime>,
+    /// `gitVersion` of its API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_server_version: Option<String>,
+    /// Version of its agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+}
+
+// === impl ClusterPage ===
+
+impl ClusterPage {
+    /// A cluster that is not on the page.
+    pub fn unseen(name: ClusterName) -> Self {
+        let reason = "the hub does not know it, or does not let you see it";
+        Self {
+            name,
+            health: Health::Unknown,
+            reason: Some(reason.to_owned()),
+            agents: 0,
+            tunnels: 0,
+            last_probe: None,
+            latency_ms: None,
+            certificate_expires: None,
+            api_server_version: None,
+            agent_version: None,
+        }
+    }
+}
+
+/// How a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// A request went through tunnel and API server a few seconds ago.
+    Healthy,
+    /// The last one did not.
+    Unhealthy,
+    /// No agent is connected.
+    Disconnected,
+    /// It has just connected, and no request has been sent yet.
+    Unknown,
+}
+
+mod rfc3339 {
+    use std::time::{Duration, SystemTime};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        at: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        // After the year 9999 there is no such text, and an agent's clock may be there.
+        let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+        let at = at.map(|at| at.clamp(SystemTime::UNIX_EPOCH, latest));
+        let text = at.map(|at| humantime::format_rfc3339_seconds(at).to_string());
+        serializer.serialize_some(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| humantime::parse_rfc3339(&text).map_err(de::Error::custom)).transpose()
+    }
 }
 
 mod seconds {

@@ -35,6 +35,12 @@ impl ClusterName {
         Ok(Self(name.into()))
     }
 
+    /// What stands for the hub itself where requests are told apart by cluster. No text is parsed to
+    /// it, so that no cluster has it.
+    pub fn of_hub() -> Self {
+        Self("_hub".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -130,6 +130,12 @@ impl Record {
         self.verb = kind.verb;
     }
 
+    /// The caller is known, and asks the hub itself.
+    pub(crate) fn identified_for_hub(&mut self, who: &Arc<Identity>, kind: RequestKind) {
+        self.identity = Some(Arc::clone(who));
+        self.verb = kind.verb;
+    }
+
     /// The caller was let in.
     pub(crate) fn admitted(
         &mut self,

@@ -49,6 +49,9 @@ pub(crate) enum RouteError {
     /// `.` or `..`, however it is written.
     #[error("the path has a dot segment, which is never resolved here: write the path you mean")]
     DotSegment,
+    /// Not one of our own endpoints. Said to those alone who may ask for one.
+    #[error("the hub has no page of this name: there is /_fleet")]
+    OwnPage,
     /// A byte or an escape that no path has.
     #[error("the path has a broken escape, or a byte that must be percent-encoded, at offset {0}")]
     Encoding(usize),

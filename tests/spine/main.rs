@@ -9,6 +9,8 @@ mod drains;
 #[cfg(feature = "sandbox")]
 mod endings;
 #[cfg(feature = "sandbox")]
+mod fleet_page;
+#[cfg(feature = "sandbox")]
 mod homes;
 mod hosts;
 #[cfg(feature = "sandbox")]

@@ -33,6 +33,7 @@ mod metrics;
 mod names;
 pub mod oidc;
 mod opaque;
+mod own;
 mod ownership;
 mod proof;
 mod refresh;

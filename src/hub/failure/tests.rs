@@ -129,6 +129,8 @@ fn failures() -> Vec<(Failure, &'static str)> {
             "resolve `..` in the client (`curl` does, without `--path-as-is`)";
         Failure::Route(RouteError::Encoding(_)) => RouteError::Encoding(12).into(),
             "percent-encode the path in the client";
+        Failure::Route(RouteError::OwnPage) => RouteError::OwnPage.into(),
+            "names of clusters do not begin with `_`";
         Failure::Route(RouteError::Method(_)) => RouteError::Method(Method::TRACE).into(),
             "use the methods of the Kubernetes API, in capitals";
         Failure::Host(HostError::Ambiguous) => HostError::Ambiguous.into(),

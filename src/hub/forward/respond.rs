@@ -56,6 +56,11 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         Failure::Route(RouteError::Method(_)) => {
             (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed")
         }
+        Failure::Route(RouteError::OwnPage)
+        | Failure::NoCluster(_)
+        | Failure::ServiceFault { fault: Fault::NoService, .. } => {
+            (StatusCode::NOT_FOUND, "NotFound")
+        }
         Failure::Host(HostError::NotServed) => {
             (StatusCode::MISDIRECTED_REQUEST, "MisdirectedRequest")
         }
@@ -78,9 +83,6 @@ fn code(failure: &Failure) -> (StatusCode, &'static str) {
         | Failure::NotExposed(_)
         | Failure::ServiceFault { fault: Fault::ServiceRefused, .. }
         | Failure::Denied(_) => (StatusCode::FORBIDDEN, "Forbidden"),
-        Failure::NoCluster(_) | Failure::ServiceFault { fault: Fault::NoService, .. } => {
-            (StatusCode::NOT_FOUND, "NotFound")
-        }
         Failure::Authn(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
         Failure::Head(HeadTooLarge::Target { .. }) => {
             (StatusCode::URI_TOO_LONG, "RequestURITooLong")
@@ -173,6 +175,7 @@ mod tests {
             Failure::HeadTimeout { cluster: cluster(), after: std::time::Duration::from_secs(70) };
         for (failure, code) in [
             (Failure::Route(RouteError::Form), 400),
+            (Failure::Route(RouteError::OwnPage), 404),
             (Failure::Route(RouteError::Method(http::Method::TRACE)), 405),
             (HostError::Ambiguous.into(), 400),
             (HostError::NotServed.into(), 421),

@@ -2,6 +2,7 @@
 //! Nothing is looked up, revealed or sent before the caller is known.
 
 mod connection;
+mod fleet;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod listener;
@@ -20,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 
 use super::admission::Admission;
-use super::authn::{Authenticator, AuthnError, Identity, Refusal};
+use super::authn::{Authenticator, Identity};
 use super::failure::Failure;
 use super::forward::body::ResponseBody;
 use super::forward::respond::respond;
@@ -147,9 +148,7 @@ impl Front {
                 let (cluster, identity) = self.authenticator.authenticate_at_home(headers).await?;
                 (cluster, upstream, identity)
             }
-            // `/_...` is for identities of the hub, of which there are none yet; a spoke's are
-            // refused there anyway.
-            Target::Own => return Err(AuthnError::Unauthorized(Refusal::Missing).into()),
+            Target::Own => return self.own_page(request, request_id, record).await,
         };
         let found = service(&upstream);
         let kind = match found {

@@ -67,6 +67,12 @@ pub struct Asked {
     pub target: PathAndQuery,
 }
 
+/// What a policy says of one identity of the hub, as it was at one moment.
+pub(crate) struct View<'a> {
+    policy: Arc<Policy>,
+    identity: &'a Identity,
+}
+
 /// Why an identity of the hub is not let through. Says the same whether or not there is such a
 /// cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +163,15 @@ impl Policies {
         decided.map(drop)
     }
 
+    /// The rules about an identity of the hub.
+    ///
+    /// # Errors
+    /// When there are no rules about anybody.
+    pub(crate) fn view<'a>(&self, identity: &'a Identity) -> Result<View<'a>, Denied> {
+        let policy = self.in_force().inspect_err(|denied| self.count(Err(denied)))?;
+        Ok(View { policy, identity })
+    }
+
     /// Refuses an identity of the hub that wants to speak for somebody else.
     pub(crate) fn impersonates(&self, identity: &Identity) -> Denied {
         let denied = Denied::Impersonates(identity.user.clone());
@@ -216,10 +231,7 @@ impl Policies {
     fn judge(&self, asked: &Asked) -> Result<(), Denied> {
         let Asked { identity, cluster, method, target } = asked;
         let Some(impersonated) = &identity.impersonation else { return Ok(()) };
-        let policy = self.policy.current().ok_or_else(|| match self.policy.source() {
-            Source::None => Denied::NoPolicy,
-            Source::File(_) | Source::ConfigMap { .. } => Denied::Unread,
-        })?;
+        let policy = self.in_force()?;
         let request = Request::new(method, target);
         let wanted = request.wanted();
         if policy.allows(&identity.user, &impersonated.groups, cluster, wanted) {
@@ -227,6 +239,13 @@ impl Policies {
         }
         let (user, what) = (identity.user.clone(), wanted.to_string());
         Err(Denied::NoRule { user, what, cluster: cluster.clone() })
+    }
+
+    fn in_force(&self) -> Result<Arc<Policy>, Denied> {
+        self.policy.current().ok_or_else(|| match self.policy.source() {
+            Source::None => Denied::NoPolicy,
+            Source::File(_) | Source::ConfigMap { .. } => Denied::Unread,
+        })
     }
 
     fn count(&self, decided: Result<&By, &Denied>) {
@@ -245,6 +264,16 @@ impl Document for Policy {
 
     fn size(&self) -> usize {
         self.len()
+    }
+}
+
+// === impl View ===
+
+impl View<'_> {
+    /// Whether a rule lets them do anything on `cluster`, so that they may know how it is.
+    pub(crate) fn names(&self, cluster: &ClusterName) -> bool {
+        let Some(impersonated) = &self.identity.impersonation else { return false };
+        self.policy.names(&self.identity.user, &impersonated.groups, cluster)
     }
 }
 

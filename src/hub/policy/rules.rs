@@ -151,6 +151,11 @@ impl Policy {
         self.index(user, groups, cluster, wanted).is_some()
     }
 
+    /// Whether a rule names them and `cluster`, whatever it allows there.
+    pub(crate) fn names(&self, user: &str, groups: &[String], cluster: &ClusterName) -> bool {
+        self.about(user, groups, cluster).next().is_some()
+    }
+
     /// A rule that lets them.
     pub(crate) fn find(
         &self,
@@ -171,10 +176,19 @@ impl Policy {
         cluster: &ClusterName,
         wanted: Wanted<'_>,
     ) -> Option<usize> {
+        let mut rules = self.about(user, groups, cluster);
+        rules.find(|rule| self.rules[**rule].allows(wanted)).copied()
+    }
+
+    fn about<'a>(
+        &'a self,
+        user: &'a str,
+        groups: &'a [String],
+        cluster: &'a ClusterName,
+    ) -> impl Iterator<Item = &'a usize> {
         let of_groups = groups.iter().flat_map(|group| self.groups.of(group));
         let clusters = self.users.of(user).chain(of_groups);
-        let mut rules = clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten();
-        rules.find(|rule| self.rules[**rule].allows(wanted)).copied()
+        clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten()
     }
 }
 
