@@ -1,14 +1,18 @@
 //! `cluster-proxy clusters`: who is enrolled, and ending that.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::front::{Caller, FrontArgs};
+use super::kubeconfig::server;
+use super::progress::patiently;
 use super::state::StateArgs;
-use super::{Output, print, table};
+use super::{Output, health, print, table};
 use crate::name::ClusterName;
 
 /// Flags of `clusters`.
@@ -20,10 +24,23 @@ pub(crate) struct ClustersArgs {
 
 #[derive(Debug, Subcommand)]
 enum ClustersCommand {
-    /// Show the enrolled clusters, and how many of the running hubs their agents are connected to
+    /// Show the enrolled clusters, and how many of the running hubs their agents are connected to; with
+    /// --server what that hub says of those that the caller may see, as `health` does
     List {
         #[command(flatten)]
         home: StateArgs,
+        /// Ask the hub at this URL instead of reading its state
+        #[arg(long, value_name = "URL", value_parser = server, requires = "ca")]
+        server: Option<String>,
+        /// CA certificate of its user listener, PEM
+        #[arg(long, value_name = "FILE", requires = "server")]
+        ca: Option<PathBuf>,
+        /// File with a bearer token for it, as `health` takes one
+        #[arg(long, value_name = "FILE", requires = "server")]
+        token_file: Option<PathBuf>,
+        /// Context in the kubeconfig of the hub's own cluster, whose user asks it otherwise
+        #[arg(long, value_name = "NAME", requires = "server")]
+        hub_context: Option<String>,
         /// How to write it
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
@@ -62,7 +79,23 @@ struct Listed {
 /// Runs `clusters`.
 pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        ClustersCommand::List { home, output } => {
+        ClustersCommand::List {
+            home,
+            server: Some(server),
+            ca: Some(ca),
+            token_file,
+            hub_context,
+            output,
+        } => {
+            let front = FrontArgs { server, ca, token_file, hub_context };
+            let kubeconfig = home.hub_kubeconfig().map(Path::to_owned);
+            let caller = Caller { front: &front, kubeconfig };
+            let asked = patiently("asking the hub", caller.fleet());
+            let page = tokio::time::timeout(PATIENCE, asked).await;
+            let page = page.with_context(|| format!("{} does not answer", front.server))?;
+            health::show(&page?, output)?;
+        }
+        ClustersCommand::List { home, output, .. } => {
             let state = home.open()?;
             let hubs = state.replicas().await?;
             let enrolments = state.enrolments().await?;
@@ -135,6 +168,9 @@ fn time(seconds: u64) -> String {
     let at = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(latest).min(latest);
     humantime::format_rfc3339_seconds(at).to_string()
 }
+
+/// A person waits.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The last second of the year 9999, where RFC 3339 ends.
 const LATEST: u64 = 253_402_300_799;

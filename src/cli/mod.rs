@@ -1,7 +1,7 @@
 //! What an operator types: one file per command, from flags to a validated configuration.
 //!
 //! Exit codes: 0 for success, 1 for a failure, 2 for a command line that makes no sense; `kubectl` has
-//! kubectl's. A failure
+//! kubectl's, and `health` 2 where it cannot tell, because 1 says that a cluster is down. A failure
 //! is one line on standard error, `error: ...`, with its causes and what to do about it.
 
 mod agent;
@@ -10,6 +10,8 @@ mod clusters;
 mod completions;
 mod credential;
 mod egress;
+mod front;
+mod health;
 mod hub;
 mod join;
 mod kubeconfig;
@@ -18,6 +20,7 @@ mod kubectl;
 mod miniapi;
 mod output;
 mod pki;
+mod progress;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod state;
@@ -88,6 +91,8 @@ enum Command {
     Miniapi(miniapi::MiniapiArgs),
     /// Ask what a policy of the hub lets whom do
     Auth(auth::AuthArgs),
+    /// Show how the clusters behind a hub are; fails when one is down
+    Health(Box<health::HealthArgs>),
     /// Write a kubeconfig for clusters behind the hub
     Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Run kubectl on a cluster behind the hub
@@ -161,6 +166,7 @@ impl Command {
             #[cfg(feature = "sandbox")]
             Self::Miniapi(args) => miniapi::run(args).await,
             Self::Auth(args) => auth::run(args).await,
+            Self::Health(args) => health::run(*args).await,
             Self::Kubeconfig(args) => kubeconfig::run(args).await,
             Self::Kubectl(args) => kubectl::run(*args).await,
             Self::Credential(args) => credential::run(args).await,

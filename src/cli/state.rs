@@ -60,6 +60,11 @@ impl StateArgs {
         self.server.server()
     }
 
+    /// Where the kubeconfig of the hub's own cluster is, if somebody said so.
+    pub(super) fn hub_kubeconfig(&self) -> Option<&Path> {
+        self.server.hub_kubeconfig.as_deref()
+    }
+
     /// The state, in a folder that exists.
     pub(super) fn open(&self) -> anyhow::Result<State> {
         if self.state_namespace.is_none() && !self.dir.is_dir() {

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use kube::Client;
 use kube::client::AuthError;
-use kube::config::{ExecConfig, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, ExecConfig, KubeConfigOptions, Kubeconfig};
+use secrecy::SecretString;
 
-use crate::kubernetes::{self, ApiServer, EndpointError, describe};
+use crate::kubernetes::{self, ApiServer, Credentials, EndpointError, describe};
+use crate::pki::ca;
 
 /// A kubeconfig and a context of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,11 @@ pub enum HubError {
         /// Which context.
         context: String,
     },
+    /// The hub's listener takes nothing else.
+    #[error(
+        "the user in the hub's kubeconfig {0} has no token (a certificate is none): name one with --token-file, for example of `kubectl create token`"
+    )]
+    NoToken(PathBuf),
     /// Its user's plugin failed. What that printed may hold a token.
     #[error("the credential plugin of the hub's kubeconfig failed")]
     Plugin,
@@ -108,6 +115,19 @@ impl Pinned {
         }
     }
 
+    /// The configuration of a client, and the namespace of the context.
+    async fn config(&self) -> Result<(kube::Config, Option<String>), HubError> {
+        let mut file = read(&self.kubeconfig)?;
+        let namespace = self.check(&mut file)?;
+        let options = KubeConfigOptions {
+            context: Some(self.context.clone()),
+            ..KubeConfigOptions::default()
+        };
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await;
+        let config = config.map_err(|_| HubError::Unreadable(self.kubeconfig.clone()))?;
+        Ok((config, namespace))
+    }
+
     /// Refuses what cannot work, and marks the surroundings of a plugin that it starts. Returns the
     /// namespace of the context.
     fn check(&self, file: &mut Kubeconfig) -> Result<Option<String>, HubError> {
@@ -149,28 +169,60 @@ impl HubApi {
             let client = kubernetes::client(&server)?;
             return Ok(Self { client, server: server.authority(), namespace: None });
         };
-        let mut file = read(&pinned.kubeconfig)?;
-        let namespace = pinned.check(&mut file)?;
-        let options = KubeConfigOptions {
-            context: Some(pinned.context.clone()),
-            ..KubeConfigOptions::default()
-        };
-        let config = kube::Config::from_custom_kubeconfig(file, &options)
-            .await
-            .map_err(|_| HubError::Unreadable(pinned.kubeconfig.clone()))?;
+        let (config, namespace) = pinned.config().await?;
         let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(|error| match error {
-            kube::Error::Auth(
-                AuthError::AuthExecRun { .. }
-                | AuthError::AuthExecParse(_)
-                | AuthError::AuthExec(_)
-                | AuthError::AuthExecStart(_)
-                | AuthError::ExecPluginFailed,
-            ) => HubError::Plugin,
-            other => HubError::Unusable(describe(&other)),
-        })?;
-        Ok(Self { client, server, namespace })
+        Ok(Self { client: built(config)?, server, namespace })
     }
+}
+
+/// A client of the hub's own listener at `url`, whose certificate `ca_pem` verifies: with `token`,
+/// else with the token, and nothing but the token, of the user of `pinned`, else of the pod's account.
+///
+/// # Errors
+/// When there is no token, or no client can be built.
+pub async fn listener(
+    url: http::Uri,
+    ca_pem: &[u8],
+    pinned: Option<&Pinned>,
+    token: Option<SecretString>,
+) -> Result<Client, HubError> {
+    let mut config = kube::Config::new(url);
+    let roots = ca::certificates(ca_pem).map_err(|error| HubError::Unusable(error.to_string()))?;
+    config.root_cert = Some(roots.into_iter().map(|root| root.to_vec()).collect());
+    config.auth_info = match (token, pinned) {
+        (Some(token), _) => AuthInfo { token: Some(token), ..AuthInfo::default() },
+        (None, Some(pinned)) => {
+            let AuthInfo { token, token_file, exec, auth_provider, .. } =
+                pinned.config().await?.0.auth_info;
+            let has_token = token.is_some() || token_file.is_some();
+            if !has_token && exec.is_none() && auth_provider.is_none() {
+                return Err(HubError::NoToken(pinned.kubeconfig.clone()));
+            }
+            AuthInfo { token, token_file, exec, auth_provider, ..AuthInfo::default() }
+        }
+        (None, None) => match ApiServer::in_cluster()?.credentials {
+            Credentials::TokenFile(path) => {
+                let token_file = Some(path.to_string_lossy().into_owned());
+                AuthInfo { token_file, ..AuthInfo::default() }
+            }
+            // Invariant: a pod's account is a file with a token (`ApiServer::in_cluster`).
+            _ => return Err(HubError::NoKubeconfig),
+        },
+    };
+    built(config)
+}
+
+fn built(config: kube::Config) -> Result<Client, HubError> {
+    Client::try_from(config).map_err(|error| match error {
+        kube::Error::Auth(
+            AuthError::AuthExecRun { .. }
+            | AuthError::AuthExecParse(_)
+            | AuthError::AuthExec(_)
+            | AuthError::AuthExecStart(_)
+            | AuthError::ExecPluginFailed,
+        ) => HubError::Plugin,
+        other => HubError::Unusable(describe(&other)),
+    })
 }
 
 fn read(path: &Path) -> Result<Kubeconfig, HubError> {

@@ -154,6 +154,38 @@ fn with_input(mut command: Command, input: &str) -> Output {
 }
 
 #[tokio::test]
+async fn the_health_of_clusters_is_the_hubs_to_say() {
+    let Some(mut world) = World::start("the_health_of_clusters_is_the_hubs_to_say").await else {
+        return;
+    };
+    let ask = |command: &[&str], more: &[&str]| -> Output {
+        let hub = ["--server", &world.server, "--ca", "box/ca.crt"];
+        command_of(world.path(), &[command, &hub, more].concat()).output().unwrap()
+    };
+    let visitor = ["--token-file", "box/tokens/hub"];
+    let said = eventually("both clusters are healthy", PATIENCE, || {
+        let output = ask(&["health"], &visitor);
+        async move { output.status.success().then(|| text(&output)) }
+    })
+    .await;
+    assert!(said.contains("cluster1  healthy") && said.contains("cluster2  healthy"), "{said}");
+    let listed = ask(&["clusters", "list", "-o", "json"], &visitor);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["clusters"][1]["name"], "cluster2");
+    let missing = ask(&["health"], &[&visitor[..], &["--cluster", "cluster1,none"]].concat());
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing));
+    // As the user of the hub's kubeconfig, for clusters by label.
+    let hub = ["--hub-kubeconfig", "box/kubeconfig", "--hub-context", "hub"];
+    let labelled = [&visitor[..], &hub, &["-l", "x-k8s.io/cluster-manager"]].concat();
+    assert_eq!(ask(&["health"], &labelled).status.code(), Some(0));
+    // A token of a cluster, and no token of the hub at all.
+    let own = ask(&["health"], &["--token-file", "box/tokens/cluster1"]);
+    assert_eq!(own.status.code(), Some(2), "{}", text(&own));
+    assert!(text(&own).contains("does not take this token"), "{}", text(&own));
+    assert!(world.sandbox.stop(PATIENCE).await.success());
+}
+
+#[tokio::test]
 async fn a_signal_to_us_is_kubectls_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path();

@@ -12,6 +12,7 @@ use kube::api::{ListParams, PartialObjectMeta};
 use kube::core::DynamicObject;
 
 use crate::accounts::api::ManagedServiceAccount;
+use crate::cli::progress::patiently;
 use crate::credential::hub::HubApi;
 use crate::inventory::api::{CLUSTER_LABEL, GROUP, KIND};
 use crate::kubernetes::describe;
@@ -138,7 +139,8 @@ impl Profiles<'_> {
             let (server, patience) = (&self.hub.server, PATIENCE.as_secs());
             anyhow::anyhow!("the hub's API server {server} has not answered within {patience} s")
         };
-        tokio::time::timeout(PATIENCE, work).await.map_err(|_| late())?
+        let work = tokio::time::timeout(PATIENCE, work);
+        patiently("asking the hub's API server", work).await.map_err(|_| late())?
     }
 
     fn failed(&self, what: &str, error: &kube::Error) -> anyhow::Error {
