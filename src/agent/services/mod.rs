@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the owner's list | [`list`] |
 //! | from a Service to addresses | [`resolve`] |
+//! | one question for all who wait | [`lookup`] |
 //! | which of them may be dialled | [`addresses`] |
 //! | a connection | [`dial`] |
 //! | whose certificates are believed | [`trust`] |
@@ -13,6 +14,7 @@
 mod addresses;
 mod dial;
 mod list;
+mod lookup;
 mod resolve;
 mod trust;
 
@@ -26,14 +28,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use self::addresses::{AddressRules, Forbidden};
 use self::dial::{Connection, Secure, dial};
-use self::resolve::Resolved;
+use self::lookup::Lookup;
+use self::resolve::{LookupError, Resolved};
 use self::trust::Trust;
 use super::access::{Access, Accesses};
 use super::upstream::{self, Driver, RequestBody, UpstreamError};
@@ -63,11 +64,10 @@ pub(super) struct Services {
     turn: AtomicUsize,
 }
 
-/// An exposed service, and where it was last. There are as many as the owner's list is long. The
-/// lock is held while it is looked up: one asks, the others wait for what it finds.
+/// An exposed service, and where it was last. There are as many as the owner's list is long.
 struct Known {
     entry: ExposedService,
-    found: Mutex<Option<(Instant, Arc<Resolved>)>>,
+    found: Lookup<Arc<Resolved>, LookupError>,
 }
 
 /// Why there is no answer of a service.
@@ -79,16 +79,10 @@ pub(super) enum ServiceError {
     ExternalName,
     #[error("{0} is no address for a service: {1}")]
     Forbidden(SocketAddr, Forbidden),
-    #[error("there is no such Service, or it has no such port or no ready endpoint")]
-    NoService,
-    #[error("the API server did not say in time where it is")]
-    LookupTimeout,
-    #[error("the API server does not say where it is: {0}")]
-    Lookup(StatusCode),
-    #[error("the API server's answer about it cannot be read: {0}")]
-    Unreadable(String),
-    #[error("the API server cannot be asked where it is: {0}")]
-    Upstream(#[from] UpstreamError),
+    #[error("it has no such port, or no ready endpoint")]
+    NoEndpoint,
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("{0} does not answer: {1}")]
     Unreachable(SocketAddr, std::io::Error),
     #[error("{0} has a certificate that is not accepted: {2}")]
@@ -105,7 +99,7 @@ impl Services {
     /// # Errors
     /// When the file of authorities cannot be used.
     pub(super) fn new(accesses: Accesses, exposure: Exposure) -> Result<Self, TrustError> {
-        let known = |entry| Known { entry, found: Mutex::default() };
+        let known = |entry| Known { entry, found: Lookup::default() };
         Ok(Self {
             accesses,
             exposed: exposure.services.into_iter().map(known).collect(),
@@ -159,7 +153,7 @@ impl Services {
         secure: Option<&Secure>,
     ) -> Result<(SocketAddr, Connection), ServiceError> {
         let mut allowed = Vec::new();
-        let mut failure = ServiceError::NoService;
+        let mut failure = ServiceError::NoEndpoint;
         for &address in addresses {
             match rules.check(address) {
                 Ok(()) => allowed.push(address),
@@ -188,18 +182,11 @@ impl Known {
         access: &Access,
         service: &ServiceTarget,
     ) -> Result<Arc<Resolved>, ServiceError> {
-        let mut found = self.found.lock().await;
-        if let Some((read, resolved)) = &*found
-            && read.elapsed() < LOOKUP_LIFE
-        {
-            return Ok(resolved.clone());
-        }
-        // What is old must not be used where it cannot be read again.
-        *found = None;
-        let resolved = resolve::read(access, &service.namespace, &service.name).await?;
-        let resolved = Arc::new(resolved);
-        *found = Some((Instant::now(), resolved.clone()));
-        Ok(resolved)
+        let ask = async {
+            let resolved = resolve::read(access, &service.namespace, &service.name).await;
+            resolved.map(Arc::new)
+        };
+        Ok(self.found.get(LOOKUP_LIFE, ask).await?)
     }
 }
 
@@ -210,11 +197,8 @@ impl ServiceError {
     pub(super) fn fault(&self) -> Fault {
         match self {
             Self::NotExposed | Self::ExternalName | Self::Forbidden(..) => Fault::ServiceRefused,
-            Self::NoService => Fault::NoService,
-            Self::LookupTimeout => Fault::Unreachable,
-            Self::Lookup(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Fault::AgentRefused,
-            Self::Lookup(_) | Self::Unreadable(_) => Fault::Unreachable,
-            Self::Upstream(_) => Fault::Unreachable,
+            Self::NoEndpoint => Fault::NoService,
+            Self::Lookup(error) => error.fault(),
             Self::Unreachable(..) => Fault::ServiceUnreachable,
             Self::Certificate(_, BadCertificate::OtherName, _) => Fault::ServiceMisnamed,
             Self::Certificate(_, BadCertificate::OutOfTime, _) => Fault::ServiceExpired,

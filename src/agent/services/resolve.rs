@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use super::super::access::Access;
 use super::super::headers;
 use super::super::hello::no_body;
-use super::super::upstream::Account;
+use super::super::upstream::{Account, UpstreamError};
 use super::ServiceError;
+use crate::tunnel::headers::Fault;
 use crate::tunnel::service::Port;
 
 /// A Service and its EndpointSlices as they were read.
@@ -28,6 +29,21 @@ pub(super) struct Resolved {
 #[derive(Deserialize)]
 struct Slices {
     items: Vec<EndpointSlice>,
+}
+
+/// Why the API server has not said where a Service is.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(in crate::agent) enum LookupError {
+    #[error("there is no such Service")]
+    NoService,
+    #[error("the API server did not say in time where it is")]
+    Timeout,
+    #[error("the API server does not say where it is: {0}")]
+    Refused(StatusCode),
+    #[error("the API server's answer about it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the API server cannot be asked where it is: {0}")]
+    Upstream(#[from] UpstreamError),
 }
 
 /// Where a port of a service leads.
@@ -44,7 +60,7 @@ pub(super) async fn read(
     access: &Access,
     namespace: &str,
     name: &str,
-) -> Result<Resolved, ServiceError> {
+) -> Result<Resolved, LookupError> {
     let service = format!("/api/v1/namespaces/{namespace}/services/{name}");
     let slices = format!(
         "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{name}&limit={MAX_SLICES}"
@@ -53,26 +69,41 @@ pub(super) async fn read(
         tokio::try_join!(get::<Service>(access, &service), get::<Slices>(access, &slices))
     };
     let read = tokio::time::timeout(LOOKUP_DEADLINE, both).await;
-    let (service, slices) = read.map_err(|_| ServiceError::LookupTimeout)??;
+    let (service, slices) = read.map_err(|_| LookupError::Timeout)??;
     Ok(Resolved { service, slices: slices.items })
 }
 
-async fn get<T: DeserializeOwned>(access: &Access, path: &str) -> Result<T, ServiceError> {
+async fn get<T: DeserializeOwned>(access: &Access, path: &str) -> Result<T, LookupError> {
     let mut request = Request::new(no_body());
-    *request.uri_mut() = path.parse().map_err(|_| ServiceError::NoService)?;
+    *request.uri_mut() = path.parse().map_err(|_| LookupError::NoService)?;
     let mut own = HeaderMap::new();
     headers::as_agent(&mut own, access.token.header());
     *request.headers_mut() = own;
     let answer = access.upstream.send(Account::Agent, request).await?;
     match answer.response.status() {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND => return Err(ServiceError::NoService),
-        status => return Err(ServiceError::Lookup(status)),
+        StatusCode::NOT_FOUND => return Err(LookupError::NoService),
+        status => return Err(LookupError::Refused(status)),
     }
-    let unreadable = |error: &dyn std::error::Error| ServiceError::Unreadable(error.to_string());
+    let unreadable = |error: &dyn std::error::Error| LookupError::Unreadable(error.to_string());
     let body = Limited::new(answer.response.into_body(), MAX_ANSWER).collect().await;
     let body = body.map_err(|error| unreadable(&*error))?.to_bytes();
     serde_json::from_slice(&body).map_err(|error| unreadable(&error))
+}
+
+// === impl LookupError ===
+
+impl LookupError {
+    /// The word for it on the wire.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::NoService => Fault::NoService,
+            Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Fault::AgentRefused,
+            Self::Timeout | Self::Refused(_) | Self::Unreadable(_) | Self::Upstream(_) => {
+                Fault::Unreachable
+            }
+        }
+    }
 }
 
 // === impl Resolved ===
@@ -80,7 +111,7 @@ async fn get<T: DeserializeOwned>(access: &Access, path: &str) -> Result<T, Serv
 impl Resolved {
     /// The addresses behind `port`, unchecked.
     pub(super) fn endpoints(&self, port: &Port) -> Result<Endpoints, ServiceError> {
-        let spec = self.service.spec.as_ref().ok_or(ServiceError::NoService)?;
+        let spec = self.service.spec.as_ref().ok_or(ServiceError::NoEndpoint)?;
         if spec.type_.as_deref() == Some("ExternalName") {
             return Err(ServiceError::ExternalName);
         }
@@ -91,8 +122,8 @@ impl Resolved {
                 Port::Name(name) => known.name.as_deref() == Some(name),
             }
         };
-        let known = spec.ports.iter().flatten().find(is_asked).ok_or(ServiceError::NoService)?;
-        let port = u16::try_from(known.port).map_err(|_| ServiceError::NoService)?;
+        let known = spec.ports.iter().flatten().find(is_asked).ok_or(ServiceError::NoEndpoint)?;
+        let port = u16::try_from(known.port).map_err(|_| ServiceError::NoEndpoint)?;
         let name = known.name.as_deref().unwrap_or_default();
         let addresses: Vec<_> = self
             .slices
@@ -101,7 +132,7 @@ impl Resolved {
             .take(MAX_ADDRESSES)
             .collect();
         if addresses.is_empty() {
-            return Err(ServiceError::NoService);
+            return Err(ServiceError::NoEndpoint);
         }
         Ok(Endpoints { port, addresses })
     }
