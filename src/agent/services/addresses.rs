@@ -3,7 +3,7 @@
 //! Whoever may write an EndpointSlice chooses where the agent dials: without these rules that is
 //! the agent's own host, the metadata service of a cloud, or an API server without its RBAC.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Addresses that no service may have.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,8 @@ pub(in crate::agent) enum Forbidden {
     Loopback,
     #[error("it is link-local")]
     LinkLocal,
+    #[error("it is where a cloud tells machines their secrets")]
+    Metadata,
     #[error("it is the unspecified address")]
     Unspecified,
     #[error("it is a multicast or broadcast address")]
@@ -55,6 +57,8 @@ impl AddressRules {
             Err(Forbidden::Loopback)
         } else if link_local {
             Err(Forbidden::LinkLocal)
+        } else if METADATA.contains(&ip) {
+            Err(Forbidden::Metadata)
         } else if unspecified {
             Err(Forbidden::Unspecified)
         } else if ip.is_multicast() || broadcast {
@@ -64,6 +68,15 @@ impl AddressRules {
         }
     }
 }
+
+/// The metadata services of clouds, where they are not link-local: Amazon's and Google's over IPv6,
+/// Azure's WireServer, Alibaba's.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+];
 
 #[cfg(test)]
 mod tests {
@@ -76,7 +89,14 @@ mod tests {
     #[test]
     fn pods_are_dialled_and_nothing_near_the_agent() {
         let rules = AddressRules::default();
-        for good in ["10.0.0.1:80", "192.168.1.1:80", "[fd00::1]:80", "[::ffff:10.0.0.1]:80"] {
+        for good in [
+            "10.0.0.1:80",
+            "192.168.1.1:80",
+            "100.100.100.201:80",
+            "[fd00::1]:80",
+            "[fd00:ec2::253]:80",
+            "[::ffff:10.0.0.1]:80",
+        ] {
             assert_eq!(check(&rules, good), Ok(()), "{good}");
         }
         for (bad, why) in [
@@ -87,6 +107,10 @@ mod tests {
             ("169.254.169.254:80", Forbidden::LinkLocal),
             ("[::ffff:169.254.169.254]:80", Forbidden::LinkLocal),
             ("[fe80::1]:80", Forbidden::LinkLocal),
+            ("[fd00:ec2::254]:80", Forbidden::Metadata),
+            ("[fd20:ce::254]:80", Forbidden::Metadata),
+            ("168.63.129.16:32526", Forbidden::Metadata),
+            ("[::ffff:100.100.100.200]:80", Forbidden::Metadata),
             ("0.0.0.0:80", Forbidden::Unspecified),
             ("0.1.2.3:80", Forbidden::Unspecified),
             ("[::]:80", Forbidden::Unspecified),
