@@ -53,6 +53,8 @@ pub(crate) async fn run(args: MiniapiArgs) -> anyhow::Result<ExitCode> {
     let admin = provision::admin_token(&client).await?;
     write(&kubeconfig, &provision::kubeconfig(&server, args.name.as_str(), admin))?;
     write(&agent, &provision::agent(&client, &server).await?)?;
+    // What `agent --expose-service default/web` looks up.
+    provision::services(&client, "default").await?;
     write(&args.dir.join("ca.crt"), &String::from_utf8_lossy(&server.ca_pem))?;
     write(&token, &provision::managed_token(&client, TEST_ACCOUNT, TOKEN_LIFE).await?)?;
     announce(&url, &[("kubectl", &kubeconfig), ("agent", &agent), ("token", &token)])?;

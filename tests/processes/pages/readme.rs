@@ -45,6 +45,8 @@ async fn sandbox(page: &Page, shell: Shell) {
     let me = inside.run(page.block("auth whoami"));
     assert!(me.contains("cluster:hub:system:serviceaccount:default:visitor"), "{me}");
     inside.run(page.block("cluster-proxy auth check"));
+    let hello = inside.run(page.block("services/web/proxy-service/"));
+    assert!(hello.contains("hello from hello"), "{hello}");
     let profile = inside.run(page.block("get clusterprofile cluster1"));
     assert!(profile.contains(&format!("https://127.0.0.1:{port}/cluster1")), "{profile}");
     assert!(sandbox.stop(PATIENCE).await.success());
