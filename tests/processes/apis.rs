@@ -43,6 +43,9 @@ impl Apis {
             }
             Self::Real(assets) => {
                 let files = directory.join(files);
+                std::fs::create_dir_all(files.join("real")).unwrap();
+                let user = format!("opaque-kate-of-{name},kate,kate-uid,dev\n");
+                std::fs::write(files.join("real/tokens.csv"), user).unwrap();
                 let api = RealApi::start(assets, name, &files.join("real")).await.unwrap();
                 prepare(&api, name, files).await;
                 RunningApi::Real(Box::new(api))

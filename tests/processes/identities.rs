@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::apis::Apis;
 use crate::fleet::Fleet;
 use crate::support::issuer::{CLIENT, Issuer};
-use crate::support::process::{Kubectl, text};
+use crate::support::process::{Kubectl, command, run, text};
 use crate::support::{PATIENCE, eventually};
 
 #[tokio::test]
@@ -22,6 +22,85 @@ async fn before_real_api_servers() {
     let test = "before_real_api_servers";
     let Some(apis) = Apis::real(test) else { return };
     identities(test, apis).await;
+}
+
+/// A user of the hub whose token is no JSON Web Token, whom no rule lets in: RBAC of the hub's own
+/// cluster says which clusters, and that of the cluster what there.
+#[tokio::test]
+async fn a_user_of_the_hub_goes_where_rbac_of_the_hub_lets_them() {
+    let test = "a_user_of_the_hub_goes_where_rbac_of_the_hub_lets_them";
+    let Some(apis) = Apis::real(test) else { return };
+    let flags = ["--allow-opaque-tokens", "--delegate-authorization"].map(str::to_owned).to_vec();
+    let Some(mut fleet) = Fleet::with(test, apis, |_| flags).await else { return };
+    let hub = fleet.admin("hub");
+    let visitors = json!([
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "visitors"},
+            "rules": [
+                {"apiGroups": ["cluster-proxy"], "resources": ["clusters"],
+                    "resourceNames": ["c1"], "verbs": ["get", "list", "create"]},
+                // Who may not even read what there is gets no message out of kubectl.
+                {"apiGroups": ["cluster-proxy"], "resources": ["clusters"],
+                    "resourceNames": ["c2"], "verbs": ["get"]},
+            ]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": "visitors"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                "name": "visitors"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "kate"}]},
+    ]);
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": visitors});
+    hub.run_with(&["apply", "--filename", "-"], &list.to_string());
+    let role = ["create", "clusterrole", "cluster-readers", "--verb=get,list,watch"];
+    for cluster in ["c1", "c2"] {
+        let admin = fleet.admin(cluster);
+        admin.run(&[&role[..], &["--resource=pods,configmaps"]].concat());
+        let binding = ["create", "clusterrolebinding", "kate", "--clusterrole=cluster-readers"];
+        admin.run(&[&binding[..], &["--user=cluster:hub:kate"]].concat());
+    }
+    let (c1, c2) = (fleet.kubectl("c1"), fleet.kubectl("c2"));
+    let kate = As("--token=opaque-kate-of-hub".to_owned());
+    let me = kate.whoami(c1).await;
+    assert_eq!(
+        (&me["username"], &me["uid"]),
+        (&json!("cluster:hub:kate"), &json!("cluster:hub:kate-uid"))
+    );
+    assert!(groups(&me).contains(&"cluster:hub:dev"), "{me}");
+    kate.does(c1, &["get", "pods"]);
+    // The cluster's RBAC, the hub's RBAC for another verb, and for another cluster.
+    kate.is_refused(c1, &["get", "secrets"], "cannot list resource");
+    kate.is_refused(
+        c1,
+        &["delete", "configmap", "x"],
+        "a rule there would be: delete clusters of c1",
+    );
+    kate.is_refused(c2, &["get", "pods"], "a rule there would be: list clusters of c2");
+    kate.is_refused(c1, &["get", "pods", "--as=jane"], "cannot impersonate others");
+    // Somebody of the cluster by such a token: it is never sent there.
+    As("--token=opaque-kate-of-c1".to_owned()).is_refused(c1, &["get", "pods"], "Unauthorized");
+
+    let check = |verb, cluster| {
+        [
+            "auth",
+            "check",
+            cluster,
+            verb,
+            "pods",
+            "--as",
+            "cluster:hub:kate",
+            "--delegate-authorization",
+            "--hub-kubeconfig",
+            "hub.api/kubeconfig",
+        ]
+    };
+    let said = run(fleet.directory(), &check("list", "c1"));
+    let yes = "yes: the hub's API server lets kate list clusters of c1 in API group cluster-proxy";
+    assert!(said.starts_with(yes) && said.contains("visitors"), "{said}");
+    let output = command(fleet.directory(), &check("list", "c2")).output().unwrap();
+    let said = text(&output);
+    let no = said.contains("does not let kate list clusters of c2");
+    assert!(!output.status.success() && no, "{said}");
+    fleet.stop().await;
 }
 
 /// RBAC that lets the agent speak for others only where they read, whatever they may do themselves:

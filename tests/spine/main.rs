@@ -33,6 +33,8 @@ mod replicas;
 mod requests;
 #[cfg(feature = "sandbox")]
 mod services;
+#[cfg(feature = "sandbox")]
+mod spoke_tokens;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

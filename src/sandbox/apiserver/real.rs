@@ -121,7 +121,9 @@ impl Assets {
 
 impl RealApi {
     /// Starts etcd and a kube-apiserver for the cluster `name`, and returns once it is ready. What
-    /// must survive is kept in `directory`: objects, authority, signing key.
+    /// must survive is kept in `directory`: objects, authority, signing key. Users of a file
+    /// `tokens.csv` there, which nobody makes, are let in as well (Kubernetes documentation, "Static
+    /// token file").
     ///
     /// # Errors
     /// [`RealError`].
@@ -272,7 +274,9 @@ fn etcd_flags(files: &Files, port: u16, peer_port: u16) -> Vec<OsString> {
 }
 
 fn apiserver_flags(files: &Files, etcd: u16, port: u16) -> Vec<OsString> {
-    vec![
+    let users = files.path("tokens.csv");
+    let users = users.is_file().then(|| flag("token-auth-file", users));
+    let flags = vec![
         flag("etcd-servers", format!("https://127.0.0.1:{etcd}")),
         flag("etcd-cafile", files.path("ca.crt")),
         flag("etcd-certfile", files.path("etcd-client.crt")),
@@ -294,7 +298,8 @@ fn apiserver_flags(files: &Files, etcd: u16, port: u16) -> Vec<OsString> {
         flag("service-cluster-ip-range", "10.96.0.0/16"),
         // Nobody looks for API servers in an Endpoints object, which must not name a loopback address.
         flag("endpoint-reconciler-type", "none"),
-    ]
+    ];
+    flags.into_iter().chain(users).collect()
 }
 
 fn flag(name: &str, value: impl Into<OsString>) -> OsString {
