@@ -22,8 +22,14 @@ pub(crate) struct Policy {
     groups: Patterns<Patterns<Numbers>>,
 }
 
-/// Indices into [`Policy::rules`].
-type Numbers = Vec<usize>;
+/// Indices into [`Policy::rules`]: what there is for one subject on clusters of one pattern.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Of rules that are about objects in some namespaces alone.
+    of_namespaces: Patterns<Vec<usize>>,
+    /// Of the others.
+    others: Vec<usize>,
+}
 
 /// What a rule says of requests. Empty lists stand for everything.
 #[derive(Debug)]
@@ -124,10 +130,7 @@ impl Policy {
         for (known, names) in subjects {
             for name in names {
                 for cluster in &written.clusters {
-                    let rules = known.entry(name).entry(cluster);
-                    if rules.last() != Some(&index) {
-                        rules.push(index);
-                    }
+                    known.entry(name).entry(cluster).push(index, &written);
                 }
             }
         }
@@ -176,7 +179,12 @@ impl Policy {
         cluster: &ClusterName,
         wanted: Wanted<'_>,
     ) -> Option<usize> {
-        let mut rules = self.about(user, groups, cluster);
+        let namespace = match wanted {
+            Wanted::Resource { namespace, .. } => namespace,
+            Wanted::Path { .. } | Wanted::Unclear => "",
+        };
+        let numbers = self.about(user, groups, cluster);
+        let mut rules = numbers.flat_map(|numbers| numbers.of(namespace));
         rules.find(|rule| self.rules[**rule].allows(wanted)).copied()
     }
 
@@ -185,10 +193,34 @@ impl Policy {
         user: &'a str,
         groups: &'a [String],
         cluster: &'a ClusterName,
-    ) -> impl Iterator<Item = &'a usize> {
+    ) -> impl Iterator<Item = &'a Numbers> {
         let of_groups = groups.iter().flat_map(|group| self.groups.of(group));
         let clusters = self.users.of(user).chain(of_groups);
-        clusters.flat_map(|clusters| clusters.of(cluster.as_str())).flatten()
+        clusters.flat_map(|clusters| clusters.of(cluster.as_str()))
+    }
+}
+
+// === impl Numbers ===
+
+impl Numbers {
+    fn push(&mut self, index: usize, written: &Written) {
+        let put = |rules: &mut Vec<usize>| {
+            if rules.last() != Some(&index) {
+                rules.push(index);
+            }
+        };
+        // What a rule says of paths is about no namespace.
+        if written.namespaces.is_empty() || !written.non_resource_urls.is_empty() {
+            return put(&mut self.others);
+        }
+        for namespace in &written.namespaces {
+            put(self.of_namespaces.entry(namespace));
+        }
+    }
+
+    /// Those that can be about an object in `namespace`, which is empty for what is in none.
+    fn of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a usize> {
+        self.of_namespaces.of(namespace).flatten().chain(&self.others)
     }
 }
 

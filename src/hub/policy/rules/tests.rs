@@ -178,26 +178,35 @@ proptest! {
     /// The index decides as a look at each rule would.
     #[test]
     fn the_index_changes_nothing(
-        rules in prop::collection::vec((("[ab]{1,2}\\*?", "[ab]{1,2}\\*?"), "[cd]{1,2}\\*?", "get|list|\\*"), 0..12),
+        rules in prop::collection::vec((
+            ("[ab]{1,2}\\*?", "[ab]{1,2}\\*?"), "[cd]{1,2}\\*?", "get|list|\\*", "([ef]{1,2}\\*?)?",
+        ), 0..12),
         user in "[ab]{1,3}",
         group in "[ab]{1,3}",
         cluster in "[cd]{1,3}",
+        namespace in "[ef]{0,2}",
     ) {
         let text: String = rules
             .iter()
-            .map(|((users, groups), clusters, verb)| {
-                format!("- {{users: ['{users}'], groups: ['{groups}'], clusters: ['{clusters}'], verbs: ['{verb}']}}\n")
+            .map(|((users, groups), clusters, verb, namespaces)| {
+                let namespaces = if namespaces.is_empty() { String::new() } else { format!("'{namespaces}'") };
+                format!("- {{users: ['{users}'], groups: ['{groups}'], clusters: ['{clusters}'], verbs: ['{verb}'], namespaces: [{namespaces}]}}\n")
             })
             .collect();
         let end = if rules.is_empty() { "  []\n" } else { "" };
         let policy = Policy::parse([("", &*format!("rules:\n{text}{end}"))]).unwrap();
         let matches = |pattern: &str, name: &str| is_one_of(&[pattern.into()], name);
-        let expected = rules.iter().any(|((users, groups), clusters, verb)| {
+        let expected = rules.iter().any(|((users, groups), clusters, verb, namespaces)| {
             (matches(users, &user) || matches(groups, &group))
                 && matches(clusters, &cluster)
                 && (verb == "*" || verb == "list")
+                && (namespaces.is_empty() || !namespace.is_empty() && matches(namespaces, &namespace))
         });
-        let line = format!("{cluster} GET /api/v1/nodes");
+        let target = match namespace.as_str() {
+            "" => "/api/v1/pods".to_owned(),
+            namespace => format!("/api/v1/namespaces/{namespace}/pods"),
+        };
+        let line = format!("{cluster} GET {target}");
         prop_assert_eq!(ask(&policy, &user, &[&group], &line), expected);
     }
 }
