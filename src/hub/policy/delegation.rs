@@ -241,10 +241,11 @@ const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 /// The question comes back with the answer; a user may be in a great many groups.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// How old an answer may be that lets a request in.
-pub(crate) const FRESH: Duration = Duration::from_secs(10);
+/// How old an answer may be that lets a request in: what begins by it ends within ten seconds of a
+/// change, the first look at a stream and its confirmation included.
+pub(crate) const FRESH: Duration = Duration::from_secs(8);
 
-/// Bytes of answers of each kind. About 40,000 of ServiceAccounts: ten seconds' worth of callers,
+/// Bytes of answers of each kind. About 40,000 of ServiceAccounts: eight seconds' worth of callers,
 /// clusters and verbs.
 const MAX_BYTES: u64 = 32 << 20;
 

@@ -183,26 +183,29 @@ impl Policies {
     pub(crate) async fn withdrawn(&self, asked: &Asked) {
         // Taken before the first look, so that no change falls between the two.
         let mut changes = self.policy.changes();
-        let mut refused = false;
+        let (mut refused, mut pause) = (false, SETTLES);
         loop {
             let Err(denied) = self.judge(asked) else {
                 // It fails only without a sender, which lives as long as we do.
                 let _ = changes.changed().await;
                 continue;
             };
+            if self.delegation.is_none() {
+                return;
+            }
+            tokio::select! {
+                _ = changes.changed() => continue,
+                () = tokio::time::sleep(pause) => {}
+            }
             let age = if refused { CONFIRM } else { STREAMS_FRESH };
             match self.delegate(asked, denied, age).await {
                 // What cannot be asked ends nothing.
                 Ok(()) | Err(Denied::Unasked(_) | Denied::Unread) => refused = false,
-                Err(_) if refused || self.delegation.is_none() => return,
+                Err(_) if refused => return,
                 // An API server whose own caches are still empty says no, too.
                 Err(_) => refused = true,
             }
-            let pause = if refused { CONFIRM } else { STREAMS_FRESH };
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+            pause = if refused { CONFIRM } else { STREAMS_FRESH };
         }
     }
 
@@ -213,8 +216,9 @@ impl Policies {
         let Asked { identity, cluster, method, target } = asked;
         let request = Request::new(method, target);
         let wanted = request.wanted();
-        let (user, what, cluster) = (identity.user.clone(), wanted.to_string(), cluster.clone());
+        let who = || (identity.user.clone(), wanted.to_string(), cluster.clone());
         let Some(question) = Question::about(asked, wanted) else {
+            let (user, what, cluster) = who();
             return Err(Denied::NoRule { user, what, cluster });
         };
         match delegation.ask(&question, age).await {
@@ -222,6 +226,7 @@ impl Policies {
             // A policy that cannot be read could have said yes.
             Err(NotDelegated::Refused) if denied == Denied::Unread => Err(denied),
             Err(NotDelegated::Refused) => {
+                let (user, what, cluster) = who();
                 Err(Denied::NotDelegated { user, what, cluster, rule: question.words() })
             }
             Err(NotDelegated::Unasked(why)) => Err(Denied::Unasked(why)),
@@ -342,6 +347,9 @@ fn labels(decided: Result<&By, &Denied>) -> [&'static str; 2] {
 /// How old an answer of the hub's API server may be by which a stream goes on: with the pause before
 /// the next one and its confirmation, less than ten seconds.
 const STREAMS_FRESH: Duration = Duration::from_secs(4);
+
+/// Before the first look at what a request stands on: most are over by then.
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// Before a no to a stream is asked for again.
 const CONFIRM: Duration = Duration::from_millis(500);
