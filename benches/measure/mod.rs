@@ -45,13 +45,18 @@ impl Asker {
 
     /// Sends `request`, whose answer must be a 200.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
+        let response = self.try_send(request).await;
+        assert_eq!(response.status(), 200);
+        response
+    }
+
+    /// Sends `request`, which may be refused.
+    pub(crate) async fn try_send(&mut self, request: Request<Body>) -> Response<Incoming> {
         let response = match &mut self.sender {
             Sender::Http1(sender) => sender.send_request(request).await,
             Sender::Http2(sender) => sender.send_request(request).await,
         };
-        let response = response.unwrap();
-        assert_eq!(response.status(), 200);
-        response
+        response.unwrap()
     }
 
     /// `GET path`, whose answer must be whole: a fast proxy that loses bytes has won nothing.
