@@ -50,7 +50,12 @@ fn remove(headers: &mut HeaderMap) {
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .filter(|name| !is_identity(name.as_str()) && !MESSAGE.contains(name))
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &named {
+        headers.remove(name);
+    }
+    // Looking through the few that are there costs less than looking each of the list up.
+    let ours = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned();
+    for name in ours.collect::<Vec<_>>() {
         headers.remove(name);
     }
 }

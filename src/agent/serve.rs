@@ -103,7 +103,9 @@ impl TunnelHandler {
         responder: Responder,
     ) -> Outcome {
         match mode {
-            Some(Mode::Tunnel) => self.exchange(request, responder).await,
+            // What most requests do not do is boxed: a future is as large as its largest part, and
+            // is moved whole for each of them.
+            Some(Mode::Tunnel) => Box::pin(self.exchange(request, responder)).await,
             Some(mode @ (Mode::Caller | Mode::Agent)) => {
                 self.service.forward(mode, request, responder).await
             }
@@ -113,7 +115,7 @@ impl TunnelHandler {
             Some(Mode::Impersonate) => {
                 self.service.forward(Mode::Impersonate, request, responder).await
             }
-            Some(Mode::Service) => self.service.to_service(request, responder).await,
+            Some(Mode::Service) => Box::pin(self.service.to_service(request, responder)).await,
             None => refuse(responder, Fault::Refused),
         }
     }
@@ -167,7 +169,7 @@ impl Service {
         };
         let clean = |headers: &mut HeaderMap| self.clean(mode, headers);
         match headers::keeping_upgrade(request.headers_mut(), clean) {
-            Ok(()) => upgrade::pass(self, account, upgrade, request, responder).await,
+            Ok(()) => Box::pin(upgrade::pass(self, account, upgrade, request, responder)).await,
             Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
         }
     }

@@ -32,7 +32,10 @@ pub(crate) enum HeaderError {
 pub(crate) fn check(headers: &HeaderMap) -> Result<(), HeaderError> {
     for name in headers.keys() {
         let name_text = name.as_str();
-        if !is_identity(name_text) && is_identity(&name_text.replace('_', "-")) {
+        if name_text.contains('_')
+            && !is_identity(name_text)
+            && is_identity(&name_text.replace('_', "-"))
+        {
             return Err(HeaderError::Underscore(name.clone()));
         }
     }

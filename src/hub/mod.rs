@@ -111,7 +111,7 @@ pub struct Hub {
     authenticator: Authenticator,
     policies: Policies,
     services: Services,
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     controllers: Option<Controllers>,
 }
 
@@ -167,6 +167,7 @@ impl Hub {
             .map_err(|source| HubError::AccessLog { log: config.access_log.clone(), source })?;
         let workers = Workers::start(config.workers).map_err(HubError::Workers)?;
         let recorder = Recorder { metrics: metrics.clone(), log, registry: registry.clone() };
+        let recorder = Arc::new(recorder);
         let controllers = config.controllers.as_ref().map(|config| {
             let parts = HubParts {
                 id: replicas.id(),
@@ -223,7 +224,7 @@ impl Hub {
         let clients = Drain::new();
         let tunnels = Drain::new();
         let unread = UnreadBudget::new(limits.unread_bytes, &self.metrics);
-        let front = Front {
+        let front = Arc::new(Front {
             tls: self.tls.front.clone(),
             authenticator: self.authenticator.clone(),
             policies: self.policies.clone(),
@@ -248,7 +249,7 @@ impl Hub {
             allowed_hosts: Arc::new(self.config.allowed_hosts.clone()),
             pseudonym: Arc::new(Pseudonym::random()),
             stopping: drain.clone(),
-        };
+        });
         let gates = Gates::new(&limits, &self.metrics);
         let dock = Dock {
             tls: self.tls.dock.clone(),
@@ -301,7 +302,7 @@ impl Hub {
                 self.listeners.agents,
                 SocketOptions { buffers: None },
                 gates.agents,
-                self.workers.clone(),
+                self.workers.apart(),
                 // Closed at once: an agent that is told to leave must not come back to us.
                 drain.clone(),
                 tunnels.clone(),

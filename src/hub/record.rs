@@ -26,8 +26,8 @@ use crate::listen::activity::Running;
 use crate::name::ClusterName;
 use crate::telemetry::trace::TraceId;
 
-/// Where records go when they end. Clones share everything.
-#[derive(Clone, Debug)]
+/// Where records go when they end.
+#[derive(Debug)]
 pub(crate) struct Recorder {
     pub(crate) metrics: Metrics,
     pub(crate) log: AccessLogger,
@@ -37,7 +37,7 @@ pub(crate) struct Recorder {
 
 /// One request.
 pub(crate) struct Record {
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     started: Instant,
     pub(crate) request_id: HeaderValue,
     trace_id: TraceId,
@@ -71,7 +71,7 @@ pub(crate) struct Record {
 impl Record {
     /// A request whose head was just read.
     pub(crate) fn start(
-        recorder: Recorder,
+        recorder: Arc<Recorder>,
         request_id: HeaderValue,
         trace_id: TraceId,
         client: IpAddr,

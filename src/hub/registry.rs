@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -37,6 +38,8 @@ pub(crate) struct Tunnel {
     pub(crate) certificate: AgentCertificate,
     /// Opens streams on it.
     pub(crate) opener: Opener,
+    /// The worker that reads and writes it.
+    pub(crate) worker: ThreadId,
     /// Cancelled once the agent said goodbye, or may take nothing new: what can go on elsewhere
     /// should.
     pub(crate) leaving: CancellationToken,
@@ -141,7 +144,8 @@ impl Registry {
         self.shared.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The least loaded live tunnel of `cluster`, and a permit for one stream on it.
+    /// The least loaded live tunnel of `cluster`, rather one of this thread's, and a permit for one
+    /// stream on it.
     pub(crate) fn pick(
         &self,
         cluster: &ClusterName,
@@ -163,7 +167,8 @@ impl Registry {
             let soon = lost_now || leaving || draining || !self.is_settled();
             return Err(PickError::NoTunnel { soon });
         }
-        usable.sort_by_key(|tunnel| tunnel.opener.load());
+        let here = std::thread::current().id();
+        usable.sort_by_key(|tunnel| distance(tunnel.opener.load(), tunnel.worker == here));
         usable
             .into_iter()
             .find_map(|tunnel| Some((Arc::clone(tunnel), tunnel.opener.try_permit(class)?)))
@@ -325,6 +330,15 @@ impl Tunnel {
     }
 }
 
+/// How far away a tunnel with so many streams is: the next request takes the nearest.
+fn distance(load: usize, here: bool) -> usize {
+    if here { load } else { load + AWAY }
+}
+
+/// So many streams more on a tunnel of this thread are better than one of another: a request that
+/// changes threads, and its answer, wake a thread through the kernel each time.
+const AWAY: usize = 64;
+
 /// How long after a start a hub waits for the clusters it expects.
 const SETTLE: Duration = Duration::from_secs(30);
 /// An agent that lost its last tunnel is back within this, if it comes back at all.
@@ -333,6 +347,13 @@ const JUST_LOST: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn near_tunnels_are_taken_until_others_are_much_less_loaded() {
+        let nearer = |here, away| distance(here, true) < distance(away, false);
+        assert!(nearer(0, 0) && nearer(63, 0) && nearer(163, 100));
+        assert!(!nearer(65, 0) && !nearer(200, 100));
+    }
 
     #[tokio::test]
     async fn a_hub_that_drains_asks_callers_to_come_again() {

@@ -48,6 +48,12 @@ impl Workers {
         })
     }
 
+    /// The same runtimes, dealt out in a turn of its own: an agent's connections, which come one after
+    /// the other, land on different ones whatever clients do meanwhile.
+    pub(crate) fn apart(&self) -> Self {
+        Self { next: Arc::default(), ..self.clone() }
+    }
+
     /// The runtime whose turn it is.
     pub(crate) fn next(&self) -> &Handle {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);

@@ -77,7 +77,8 @@ where
                 Poll::Ready(Some(Ok((request, send)))) => {
                     let handler = handler.clone();
                     let (request, responder) = incoming(request, send);
-                    tasks.spawn(async move { handler.handle(request, responder).await });
+                    // Boxed: a task is moved several times until it runs, and once at its end.
+                    tasks.spawn(Box::pin(async move { handler.handle(request, responder).await }));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(TunnelEnd::Broken(error.to_string()));

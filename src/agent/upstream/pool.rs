@@ -61,8 +61,9 @@ impl Pool {
         if let Some(lease) = self.free() {
             return Ok(lease);
         }
+        // Boxed, because a handshake is rare and its future large.
         if self.lock().one_by_one {
-            return self.open().await;
+            return Box::pin(self.open()).await;
         }
         let asked = Instant::now();
         let mut opening = self.opening.lock().await;
@@ -74,7 +75,7 @@ impl Pool {
         {
             return Err(error.clone());
         }
-        let outcome = self.open().await;
+        let outcome = Box::pin(self.open()).await;
         *opening = outcome.as_ref().err().map(|error| (Instant::now(), error.clone()));
         outcome
     }

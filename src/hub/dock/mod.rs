@@ -186,6 +186,8 @@ impl Dock {
             agent: hello.agent,
             certificate,
             opener: opener.clone(),
+            // This task's, and so that of the connection.
+            worker: std::thread::current().id(),
             leaving: CancellationToken::new(),
             replaced: CancellationToken::new(),
         });

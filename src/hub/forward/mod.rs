@@ -103,7 +103,8 @@ impl Forwarder {
         let short = order.kind.span == Span::Short && upgrade.is_none();
         let live = if short { None } else { self.enter(&order)? };
         match upgrade {
-            Some(upgrade) => upgrade::forward(self, order, upgrade, live, record).await,
+            // Boxed: a future is as large as its largest part, and is moved whole for each request.
+            Some(upgrade) => Box::pin(upgrade::forward(self, order, upgrade, live, record)).await,
             None => stream::forward(self, order, (body, place), live, record).await,
         }
     }

@@ -25,7 +25,7 @@ use crate::listen::pace::{Deadlines, Paced};
 use crate::pki::tls::{Protocol, ServerStream};
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(front: Front, arrived: Arrived) {
+pub(crate) async fn serve(front: Arc<Front>, arrived: Arrived) {
     let Arrived { socket, peer, connection, handshake } = arrived;
     let limits = Arc::clone(&front.limits);
     let accepted = timeout(limits.handshake_timeout, shake_hands(&front, socket)).await;
@@ -47,12 +47,13 @@ pub(crate) async fn serve(front: Front, arrived: Arrived) {
     };
     let _open = front.open();
     let drain = front.forwarder.drain.clone();
-    let handler = front.clone();
+    let handler = Arc::clone(&front);
     let activity = Activity::of(connection);
     let requests = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, running) = (handler.clone(), requests.request());
-        async move { Ok::<_, Infallible>(front.handle(request, peer, running).await) }
+        let (front, running) = (Arc::clone(&handler), requests.request());
+        // Boxed: HTTP/1.1 keeps room for it as long as the connection lives, and most are idle.
+        Box::pin(async move { Ok::<_, Infallible>(front.handle(request, peer, running).await) })
     });
     let deadlines = Deadlines { head: limits.head_timeout, idle: limits.idle_timeout };
     let ended = match protocol {

@@ -45,8 +45,7 @@ use crate::tunnel::impersonation;
 
 pub(crate) use connection::{CONNECTION_WINDOW, MEASURED, UPLOAD_WINDOW, serve};
 
-/// Everything a client connection needs. Clones share it.
-#[derive(Clone)]
+/// Everything a client connection needs.
 pub(crate) struct Front {
     pub(crate) tls: FrontTls,
     pub(crate) authenticator: Authenticator,
@@ -54,7 +53,7 @@ pub(crate) struct Front {
     pub(crate) services: Services,
     pub(crate) reviews: SpokeReviews,
     pub(crate) forwarder: Forwarder,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) admission: Admission,
     pub(crate) limits: Arc<Limits>,
     pub(crate) allowed_hosts: Arc<AllowedHosts>,
@@ -82,7 +81,7 @@ impl Front {
         let http1 = request.version() < Version::HTTP_2;
         let upgrade = wanted_protocol(&request).is_some();
         let unused = request.extensions().get::<OnUpgrade>().cloned();
-        let recorder = self.recorder.clone();
+        let recorder = Arc::clone(&self.recorder);
         let id = request_id.clone();
         let mut record = Record::start(recorder, id, step.trace_id(), peer.ip(), method, path);
         record.serving(running);
@@ -145,7 +144,8 @@ impl Front {
             }
             Target::Home { upstream } => {
                 let headers = request.headers_mut();
-                let (cluster, identity) = self.authenticator.authenticate_at_home(headers).await?;
+                let found = self.authenticator.authenticate_at_home(headers);
+                let (cluster, identity) = Box::pin(found).await?;
                 (cluster, upstream, identity)
             }
             Target::Own => return self.own_page(request, request_id, record).await,
@@ -160,7 +160,8 @@ impl Front {
         }
         let (upstream, service) = match found? {
             Some(found) => {
-                let exposed = self.expose(&request, found, &cluster, &identity, at_home).await?;
+                let exposed = self.expose(&request, found, &cluster, &identity, at_home);
+                let exposed = Box::pin(exposed).await?;
                 (exposed.0, Some(exposed.1))
             }
             None => {

@@ -11,7 +11,7 @@ use crate::state::Enrolment;
 
 /// Records of a hub with two clusters.
 struct World {
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     collected: prometheus::Registry,
     trace: TraceId,
 }
@@ -23,7 +23,8 @@ impl World {
         let registry = Registry::new(LiveStreams::new(&collected, 4).unwrap());
         let log = AccessLogger::open(log, IntCounter::new("a", "b").unwrap()).unwrap();
         let trace = crate::telemetry::trace::Step::start(&http::HeaderMap::new()).trace_id();
-        let world = Self { recorder: Recorder { metrics, log, registry }, collected, trace };
+        let recorder = Arc::new(Recorder { metrics, log, registry });
+        let world = Self { recorder, collected, trace };
         world.enrol(&["c1", "c2"]);
         world
     }
