@@ -6,7 +6,7 @@
 //! | from a Service to addresses | [`resolve`] |
 //! | one question for all who wait | [`lookup`] |
 //! | which of them may be dialled | [`addresses`] |
-//! | a connection | [`dial`] |
+//! | a connection | [`mod@dial`] |
 //! | whose certificates are believed | [`trust`] |
 //!
 //! The agent's token reads Services and EndpointSlices, and never goes to a service.
