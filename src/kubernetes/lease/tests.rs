@@ -139,7 +139,7 @@ async fn a_dead_holder_is_followed_after_the_lease_and_a_stopped_one_at_once() {
     first.wire.set(Fault::Silent);
     first.task.abort();
     let took = world.until(&["second"]).await;
-    assert!((13 * SECOND..=18 * SECOND).contains(&took), "{took:?}");
+    assert!((12 * SECOND..=20 * SECOND).contains(&took), "{took:?}");
 
     let third = world.contend("third");
     sleep(5 * SECOND).await;
@@ -175,7 +175,7 @@ async fn the_clock_of_the_holder_does_not_matter() {
     }
     // From the last change on nobody renews, whatever the record says of its time.
     let took = world.until(&["second"]).await;
-    assert!(took < 9 * SECOND, "{took:?}");
+    assert!(took < 10 * SECOND, "{took:?}");
     assert_eq!(leading(&second), 1.0);
 }
 
@@ -192,7 +192,8 @@ async fn a_leader_without_its_api_server_stops_before_another_starts() {
         assert!((7 * SECOND..=10 * SECOND).contains(&took), "{fault:?}: {took:?}");
         assert_eq!(leading(&first), 0.0);
         let took = world.until(&["second"]).await;
-        assert!((2 * SECOND..=8 * SECOND).contains(&took), "{fault:?}: {took:?}");
+        // The last renewal was seen by the next look, and its end as well: 2.4 s each at most.
+        assert!((2 * SECOND..=10 * SECOND).contains(&took), "{fault:?}: {took:?}");
         // Back again, it follows.
         first.wire.set(Fault::None);
         sleep(60 * SECOND).await;
