@@ -70,6 +70,9 @@ fn main() {
     }
     let options = Options::parse();
     if let Some(work) = options.ask {
+        // As in the programs, which have one: without any, spans that nobody reads are logged.
+        let nobody = tracing::subscriber::NoSubscriber::default();
+        tracing::subscriber::set_global_default(nobody).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         return runtime.block_on(work.ask(options.direct, options.times));
     }
