@@ -201,7 +201,12 @@ async fn a_signal_to_us_is_kubectls_and_leaves_no_file() {
             "kubectl", "--server", "https://hub", "--ca", "ca", "--token-file", "token",
             "--cluster", "c1", "--kubectl", "/bin/sh", "--", "-c", &script,
         ];
-        let mut command = command_of(directory, &args);
+        let ours = command_of(directory, &args);
+        // A signal that is ignored stays so, and whoever runs the tests may ignore some: nohup does.
+        let mut command = Command::new("/usr/bin/env");
+        command.arg("--default-signal=TERM,HUP,INT").arg(ours.get_program()).args(ours.get_args());
+        command.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(directory);
         command.env("TMPDIR", directory.join("tmp")).env("PATH", "/usr/bin:/bin");
         // No terminal: what a terminal would send to both is ours to hand on.
         use std::os::unix::process::CommandExt as _;
