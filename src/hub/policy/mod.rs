@@ -155,7 +155,10 @@ impl Policies {
     pub async fn decide(&self, asked: &Asked) -> Result<(), Denied> {
         let decided = match self.judge(asked) {
             Ok(()) => Ok(By::Rule),
-            Err(denied) => self.delegate(asked, denied, FRESH).await.map(|()| By::Review),
+            Err(denied) => {
+                // Boxed: most requests have no need of it, and its future is part of theirs.
+                Box::pin(self.delegate(asked, denied, FRESH)).await.map(|()| By::Review)
+            }
         };
         if asked.identity.impersonation.is_some() {
             self.count(decided.as_ref());
