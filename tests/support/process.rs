@@ -1,10 +1,11 @@
 //! The binary as processes, and the real kubectl.
 
-use std::fs::File;
-use std::net::TcpListener;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::eventually;
@@ -52,7 +53,7 @@ impl Process {
     }
 
     pub(crate) fn log(&self) -> String {
-        let all = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let all = fs::read_to_string(&self.log).unwrap_or_default();
         all.get(self.begins..).unwrap_or_default().to_owned()
     }
 
@@ -125,7 +126,7 @@ impl Process {
     }
 
     fn memory_of(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
@@ -133,7 +134,7 @@ impl Process {
 
     /// CPU time that it has used, of user and system (proc(5), `stat`).
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
         // The name of the program may hold spaces; what follows its last bracket does not.
         let mut fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11);
         let mut ticks = || fields.next().unwrap().parse::<u32>().unwrap();
@@ -195,9 +196,29 @@ pub(crate) fn command(directory: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// A port of the loopback that nobody has right now.
+/// A port of the loopback that nobody has right now, and that nobody is given by
+/// chance before it is listened on: it lies below the range from which the kernel
+/// takes the ports of connections and of `bind` to port 0, and no caller of this
+/// process is given it again.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let end = first_ephemeral_port();
+    // Two test programs at once begin at different places, as their ids differ.
+    let begin = u16::try_from(std::process::id() % u32::from(OWN_PORTS)).unwrap();
+    let step = || NEXT.fetch_add(1, Ordering::Relaxed);
+    let port = |step: u16| end - 1 - begin.wrapping_add(step) % OWN_PORTS;
+    (0..OWN_PORTS).map(|_| port(step())).find(|&port| free(port)).expect("a free port")
+}
+
+/// Ports below the kernel's own range that the tests choose from.
+const OWN_PORTS: u16 = 8_192;
+
+/// Where the kernel's own range begins: 32768 wherever nobody changed it.
+fn first_ephemeral_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
+    first.filter(|&first| first > 2 * OWN_PORTS).unwrap_or(32_768)
 }
 
 /// The real kubectl with one kubeconfig.
