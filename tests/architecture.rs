@@ -54,6 +54,14 @@ fn narrow_doors() {
     }
 }
 
+/// No block of ours escapes the compiler, nor can one file change that for itself.
+#[test]
+fn no_code_of_ours_is_unsafe() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("\nunsafe_code = \"forbid\"\n"), "Cargo.toml lets unsafe code in");
+}
+
 #[test]
 fn no_file_is_over_400_lines() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -302,6 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_name_clusters_are_on_loopback_and_those_for_everybody_are_off() {
+        for (name, for_everybody) in [("hub", true), ("agent", false)] {
+            let root = Cli::command();
+            let command = root.find_subcommand(name).unwrap();
+            let default = |flag: &str| {
+                let flag = command.get_arguments().find(|one| one.get_id() == flag)?;
+                Some(flag.get_default_values().iter().map(|value| value.to_str().unwrap()))
+            };
+            let admin = default("admin_address").unwrap().next().unwrap();
+            let admin: std::net::SocketAddr = admin.parse().unwrap();
+            assert!(admin.ip().is_loopback(), "{name} --admin-address {admin}");
+            let metrics = default("metrics_address").map(Iterator::count);
+            assert_eq!(metrics, for_everybody.then_some(0), "{name} --metrics-address");
+        }
+    }
+
+    #[test]
     fn a_command_is_required_and_unknown_ones_are_refused() {
         for (args, works) in [
             (&["cluster-proxy"][..], false),

@@ -15,11 +15,13 @@ mod hub_identity;
 mod identity;
 mod messages;
 mod rotation;
+mod scanners;
 mod scripted;
 #[cfg(feature = "sandbox")]
 mod services;
 mod slow;
 mod targets;
+mod telling;
 mod tls;
 mod tunnel;
 mod tunnel_memory;

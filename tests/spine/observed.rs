@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+use cluster_proxy::hub::Source;
+
+use crate::support::api::FakeApi;
 use crate::support::client::empty;
 use crate::support::fleet::Fleet;
 use crate::support::{PATIENCE, eventually};
@@ -95,4 +98,43 @@ async fn strangers_make_no_series() {
     assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("cluster-proxy-")));
     let leg = fleet.hub.metric("cluster_proxy_latency_seconds_count", &[r#"leg="api-server""#]);
     assert!(leg.await >= 200.0);
+}
+
+#[tokio::test]
+async fn s116_pages_for_everybody_name_no_user() {
+    let hub_api = FakeApi::start("hub").await;
+    let mut fleet = Fleet::hub_only().await;
+    fleet.hub.stop().await;
+    fleet.hub.own_api = Some(hub_api.server());
+    fleet.hub.policy = Source::File(fleet.dir.path().join("policy.yaml"));
+    fleet.hub.set_policy("rules: [{users: ['*'], clusters: ['*']}]");
+    fleet.hub.start().await;
+    fleet.add("c1").await;
+    fleet.hub.wait_healthy("c1").await;
+    let spoke = fleet.anonymous().token(&fleet.spoke("c1").api.token_for("named", "sailor", 3600));
+    let hub = fleet.anonymous().token(&hub_api.token_for("named", "captain", 3600));
+    for (client, user) in [(spoke, "sailor"), (hub, "captain")] {
+        let request = |id: &str| {
+            let mut request = client.request("GET", "/c1/version", empty());
+            request.headers_mut().insert("x-request-id", id.parse().unwrap());
+            request
+        };
+        eventually("they are let in", PATIENCE, || async {
+            (client.send(request(user)).await.status == 200).then_some(())
+        })
+        .await;
+        // The log is for who runs the hub, and tells.
+        assert!(line(&fleet, user).await.to_string().contains(&format!("named:{user}")));
+    }
+    let series = "cluster_proxy_requests_total";
+    eventually("both are counted", PATIENCE, || async {
+        (fleet.hub.metric(series, &["c1", "200"]).await >= 2.0).then_some(())
+    })
+    .await;
+    for page in ["/metrics", "/readyz", "/livez"] {
+        let text = fleet.hub.admin(page).await;
+        for word in ["sailor", "captain", "named", "serviceaccount"] {
+            assert!(!text.contains(word), "{page} says {word}");
+        }
+    }
 }

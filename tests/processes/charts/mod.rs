@@ -14,7 +14,7 @@ use helm::{AGENT, HUB, Helm, IMAGE, agent_values};
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::process::text;
 
@@ -175,6 +175,38 @@ fn services_are_exposed_where_values_say_so() {
         let refused = helm.output(&["template", "t"], chart, &values);
         assert!(!refused.status.success(), "{values:?}");
         assert!(text(&refused).contains(complaint), "{}", text(&refused));
+    }
+}
+
+/// `plain_manifests_are_what_the_charts_say` has it that these are the charts'.
+#[test]
+fn s118_pods_have_no_more_than_they_need() {
+    for file in ["hub.yaml", "agent.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests").join(file);
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+        let pods: Vec<&Value> =
+            deployments.map(|deployment| &deployment["spec"]["template"]["spec"]).collect();
+        assert_eq!(pods.len(), 1, "{file}");
+        let pod = pods[0];
+        let context = &pod["securityContext"];
+        assert_eq!(context["runAsNonRoot"], true, "{file}");
+        assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{file}");
+        for kind in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(pod[kind].is_null(), "{file} {kind}");
+        }
+        let containers = ["initContainers", "containers"].map(|kind| pod[kind].as_array());
+        let containers: Vec<&Value> = containers.into_iter().flatten().flatten().collect();
+        assert_eq!(containers.len(), 2, "{file}");
+        for container in containers {
+            let expected = json!({
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            });
+            assert_eq!(container["securityContext"], expected, "{file} {}", container["name"]);
+        }
     }
 }
 
