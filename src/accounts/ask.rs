@@ -2,10 +2,10 @@
 
 use kube::Error;
 use kube::core::Status;
-use kube::runtime::watcher;
 use tokio::sync::Semaphore;
 
-use crate::kubernetes::{describe, in_time};
+use crate::kubernetes::in_time;
+pub(super) use crate::kubernetes::{explain, explain_watch, is_code};
 
 /// How many requests may be under way at one API server.
 #[derive(Debug)]
@@ -29,23 +29,11 @@ impl Slots {
     }
 }
 
-/// Whether the API server answered with `code`.
-pub(super) fn is_code(error: &Error, code: u16) -> bool {
-    matches!(error, Error::Api(status) if status.code == code)
-}
-
 /// Whether the API server said that it has no object of `name`, and not that it knows no such kind.
 pub(super) fn is_gone(error: &Error, name: &str) -> bool {
     let names =
         |status: &Status| status.details.as_ref().is_some_and(|details| details.name == name);
     matches!(error, Error::Api(status) if status.code == 404 && names(status))
-}
-
-/// What failed and why, in bounded text without secrets.
-pub(super) fn explain(what: &str, error: &Error) -> String {
-    let why: String =
-        describe(error).chars().filter(|letter| !letter.is_control()).take(MESSAGE).collect();
-    format!("{what}: {why}")
 }
 
 /// [`explain`], without the words of an API server: the request had a secret in it.
@@ -55,20 +43,6 @@ pub(super) fn without_message(what: &str, error: &Error) -> String {
         _ => explain(what, error),
     }
 }
-
-/// [`explain`] of a watch.
-pub(super) fn explain_watch(what: &str, error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => explain(what, error),
-        watcher::Error::WatchError(status) => explain(what, &Error::Api(status.clone())),
-        watcher::Error::NoResourceVersion => format!("{what}: the list has no version"),
-    }
-}
-
-/// Characters of somebody else's message.
-const MESSAGE: usize = 512;
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,6 @@ mod memory;
 mod metrics;
 mod presence;
 mod secrets;
-mod served;
 mod spoke;
 mod status;
 mod sweep;
@@ -67,7 +66,7 @@ use self::ask::{explain, explain_watch};
 use self::context::{Context, namespace_of};
 use self::metrics::Metrics;
 use crate::fleet::Fleet;
-use crate::kubernetes::SpokeClients;
+use crate::kubernetes::{SpokeClients, served};
 
 /// The time of day.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

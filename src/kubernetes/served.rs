@@ -5,10 +5,10 @@ use std::time::Duration;
 use kube::Client;
 use kube::discovery::{self, ApiResource};
 
-use super::ask::is_code;
+use super::is_code;
 
 /// The kind of a group in the version that the API server prefers, if it serves it.
-pub(super) async fn find(
+pub async fn find(
     hub: &Client,
     group: &str,
     kind: &str,
@@ -25,12 +25,12 @@ pub(super) async fn find(
 }
 
 /// Whether a kind is certainly not served as `known` any more: it is gone, or has another version.
-pub(super) async fn is_gone(hub: &Client, known: &ApiResource) -> bool {
+pub async fn is_gone(hub: &Client, known: &ApiResource) -> bool {
     let found = find(hub, &known.group, &known.kind).await;
     found.is_ok_and(|found| found.as_ref() != Some(known))
 }
 
 /// A definition that was made later is found within this.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(30);
+pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A few small documents.
 const DEADLINE: Duration = Duration::from_secs(30);
