@@ -28,6 +28,9 @@ pub struct ControllersConfig {
     pub accounts: Option<AccountsOptions>,
     /// What to publish in ClusterProfiles; `None` for nothing.
     pub inventory: Option<InventoryConfig>,
+    /// Whether a cluster that Open Cluster Management knows and does not accept is turned away, where
+    /// the hub's cluster is a hub of it.
+    pub managed_clusters: bool,
 }
 
 /// How managed service accounts are served.

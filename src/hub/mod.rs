@@ -14,10 +14,12 @@
 //! | failure to response | `failure`, `forward/respond` |
 //! | end: metrics, access log | `record`, `metrics`, `access_log` |
 //!
-//! `replicas` follows the state and the other hubs on it; `shutdown` is the way out.
+//! `replicas` follows the state and the other hubs on it, `acceptance` what Open Cluster Management says of
+//! clusters; `shutdown` is the way out.
 //! Agents arrive at `dock`; `probe` and `spokes` are the hub's own requests through tunnels;
 //! `admin` shows all of it; `controllers` write to the hub's own API server.
 
+mod acceptance;
 mod access_log;
 mod admin;
 mod admission;
@@ -67,6 +69,7 @@ use crate::listen::pages;
 use crate::pki::join::JoinService;
 use crate::pki::tls::ServingTls;
 use crate::tunnel::settings::Settings;
+use acceptance::Acceptance;
 use admin::Admin;
 use admission::Admission;
 use authn::Authenticator;
@@ -145,7 +148,8 @@ impl Hub {
         let tls = ServingTls::load(&config.state).await?;
         let live = LiveStreams::new(&collected, config.limits.live_tokens_per_cluster)?;
         let registry = Registry::new(live.clone());
-        let replicas = Replicas::join(config.state.clone(), registry.clone()).await?;
+        let acceptance = Acceptance::start(config.controllers.as_ref()).await?;
+        let replicas = Replicas::join(config.state.clone(), registry.clone(), acceptance).await?;
         let authenticator = Authenticator::build(
             config.authn.clone(),
             config.state.clone(),
@@ -254,7 +258,11 @@ impl Hub {
         let dock = Dock {
             tls: self.tls.dock.clone(),
             join: JoinService::new(self.config.state.clone(), self.config.renewal_grace)
-                .with_certificate_life(self.config.certificate_life),
+                .with_certificate_life(self.config.certificate_life)
+                .with_acceptance({
+                    let acceptance = self.replicas.acceptance().clone();
+                    move |cluster| acceptance.accepts(cluster)
+                }),
             state: self.config.state.clone(),
             registry: self.registry.clone(),
             metrics: self.metrics.clone(),
@@ -280,6 +288,7 @@ impl Hub {
         let spokes = Arc::new(Spokes { registry: self.registry.clone() });
         let known = Some(self.authenticator.clone());
         parts.spawn("watch of live streams", self.live.clone().run(spokes, known));
+        parts.spawn("watch of managed clusters", self.replicas.acceptance().clone().follow());
         parts.spawn("watch of the policy", self.policies.policy().clone().follow());
         parts.spawn("watch of exposed services", self.services.list().clone().follow());
         parts.spawn("watch of certificates", self.tls.clone().watch(self.config.state.clone()));

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::acceptance::Acceptance;
 use super::live::LiveStreams;
 use crate::fleet::{About, ClusterState, Fleet, Probe, TunnelState};
 use crate::name::ClusterName;
@@ -212,17 +213,25 @@ impl Registry {
         self.publish(cluster, |state| state.tunnels.retain(|tunnel| tunnel.id != id));
     }
 
-    /// Takes over what the state says is enrolled: new names appear, removed ones go, and tunnels
-    /// whose key is not (or no longer) the enrolled one end with every stream on them; where the
-    /// enrolled key replaces theirs, they only get nothing new. Returns the names that went.
-    pub(crate) fn sync(&self, enrolments: &BTreeMap<ClusterName, Enrolment>) -> Vec<ClusterName> {
+    /// Takes over what the state says is enrolled, as far as it is accepted: new names appear, others
+    /// go, and tunnels whose key is not (or no longer) the enrolled one end with every stream on them;
+    /// where the enrolled key replaces theirs, they only get nothing new. Returns the names that went.
+    pub(crate) fn sync(
+        &self,
+        all: &BTreeMap<ClusterName, Enrolment>,
+        acceptance: &Acceptance,
+    ) -> Vec<ClusterName> {
         let _guard = self.lock();
+        let enrolments = &*acceptance.served(all);
         let before = self.shared.clusters.load_full();
         for (name, cluster) in before.iter() {
             let enrolment = enrolments.get(name);
             // Before its tunnels: a watch that ends cleanly is resumed, one that is cut is not. Of a
             // cluster that had none, too, because there is something to forget.
             match enrolment {
+                None if all.contains_key(name) => {
+                    self.shared.live.end_cluster(name, "cluster-not-accepted");
+                }
                 None => self.shared.live.end_cluster(name, "cluster-removed"),
                 Some(enrolment) if enrolment.revoked && !cluster.tunnels.is_empty() => {
                     self.shared.live.end_cluster(name, "cluster-revoked");
@@ -231,6 +240,7 @@ impl Registry {
             }
             for tunnel in &cluster.tunnels {
                 match enrolment {
+                    None if all.contains_key(name) => tunnel.opener.close("not-accepted"),
                     None => tunnel.opener.close("removed"),
                     Some(enrolment) if enrolment.revoked => tunnel.opener.close("revoked"),
                     Some(enrolment) => {
@@ -369,7 +379,7 @@ mod tests {
             revoked: false,
             replaces: None,
         };
-        registry.sync(&[(name.clone(), enrolment)].into());
+        registry.sync(&[(name.clone(), enrolment)].into(), &Acceptance::default());
         let soon = || match registry.pick(&name, StreamClass::Short) {
             Err(PickError::NoTunnel { soon }) => soon,
             other => panic!("{other:?}"),

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::acceptance::Acceptance;
 use super::dock;
 use super::metrics::Metrics;
 use super::registry::Registry;
@@ -20,6 +21,7 @@ use crate::state::{Enrolment, Registration, Replica, State, StateError, seconds}
 pub(crate) struct Replicas {
     state: State,
     registry: Registry,
+    acceptance: Acceptance,
     /// Ids of the living, ordered; this hub's own is among them until it leaves.
     living: Arc<watch::Sender<Vec<String>>>,
     own: Arc<Mutex<Own>>,
@@ -37,13 +39,18 @@ struct Own {
 
 impl Replicas {
     /// Lists this hub as living, and looks around for the first time.
-    pub(crate) async fn join(state: State, registry: Registry) -> Result<Self, StateError> {
+    pub(crate) async fn join(
+        state: State,
+        registry: Registry,
+        acceptance: Acceptance,
+    ) -> Result<Self, StateError> {
         let id = uuid::Uuid::new_v4().to_string();
         let said = Replica::new(id.clone(), seconds(SystemTime::now()));
         let registration = Some(state.register(said.clone()).await?.into());
         let replicas = Self {
             state,
             registry,
+            acceptance,
             living: Arc::new(watch::Sender::new(vec![id.clone()])),
             own: Arc::new(Mutex::new(Own { registration, said })),
             id: id.into(),
@@ -55,6 +62,11 @@ impl Replicas {
     /// Names this process.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Which clusters may be served.
+    pub(crate) fn acceptance(&self) -> &Acceptance {
+        &self.acceptance
     }
 
     /// Ids of the living, as of the last look.
@@ -101,7 +113,10 @@ impl Replicas {
     async fn look(&self) -> Result<Vec<ClusterName>, StateError> {
         let enrolments = self.state.enrolments().await?;
         let replicas = self.state.replicas().await?;
-        let gone = self.registry.sync(&enrolments);
+        let gone = self.registry.sync(&enrolments, &self.acceptance);
+        for cluster in gone.iter().filter(|name| enrolments.contains_key(*name)) {
+            tracing::info!(%cluster, "Open Cluster Management does not accept it any more: it is not served");
+        }
         self.registry.expect(expected(&self.id, &replicas, &enrolments));
         let mut living: BTreeSet<String> = replicas.into_iter().map(|replica| replica.id).collect();
         if self.own().registration.is_some() {

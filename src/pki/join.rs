@@ -35,6 +35,7 @@ pub struct JoinService {
     renewal_grace: Duration,
     certificate_life: Duration,
     clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    accepts: Arc<dyn Fn(&ClusterName) -> bool + Send + Sync>,
     limiter: Arc<Mutex<Limiter>>,
 }
 
@@ -49,6 +50,7 @@ impl JoinService {
             renewal_grace,
             certificate_life: CERTIFICATE_LIFE,
             clock: Arc::new(SystemTime::now),
+            accepts: Arc::new(|_| true),
             limiter: Arc::default(),
         }
     }
@@ -57,6 +59,16 @@ impl JoinService {
     #[must_use]
     pub fn with_certificate_life(self, life: Duration) -> Self {
         Self { certificate_life: life, ..self }
+    }
+
+    /// Only those may join of whom `accepts` says so. Renewals go on: a cluster that is accepted again
+    /// must not need another token, and its certificate is good for nothing until then.
+    #[must_use]
+    pub fn with_acceptance(
+        self,
+        accepts: impl Fn(&ClusterName) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { accepts: Arc::new(accepts), ..self }
     }
 
     /// Another clock than the system's.
@@ -128,6 +140,11 @@ impl JoinService {
         // Everything that can fail without the token comes first: a mistake must not use it up.
         let csr = SigningRequest::check(&asked.csr, &cluster)?;
         let now = (self.clock)();
+        if !(self.accepts)(&cluster) {
+            // For who has a good token alone: a stranger learns nothing of the name.
+            token.check(&self.state, now).await?;
+            return Err(Denied::NotAccepted(cluster));
+        }
         let (granted, issued) = self.sign(&cluster, &csr, now).await?;
         let document = Document::Enrolment(cluster);
         let before: Option<Enrolment> = self.state.read(&document).await?;
@@ -268,6 +285,11 @@ enum Denied {
          token from `join token`"
     )]
     TooLate,
+    #[error(
+        "Open Cluster Management on the hub does not accept {0}: accept its ManagedCluster \
+         (spec.hubAcceptsClient: true), and join with the same token again"
+    )]
+    NotAccepted(ClusterName),
     #[error("the enrolment was changed meanwhile; join again with a new token from `join token`")]
     Changed,
     /// The text stays here: it names paths of the hub.
@@ -286,14 +308,16 @@ impl Denied {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Body => StatusCode::BAD_REQUEST,
             Self::Token(_) | Self::NotEnrolled => StatusCode::UNAUTHORIZED,
-            Self::Csr(_) | Self::Revoked | Self::TooLate | Self::Changed => StatusCode::FORBIDDEN,
+            Self::Csr(_) | Self::Revoked | Self::TooLate | Self::NotAccepted(_) | Self::Changed => {
+                StatusCode::FORBIDDEN
+            }
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// Whether it counts against the sender.
     fn is_the_senders(&self) -> bool {
-        !matches!(self, Self::Unavailable | Self::Changed)
+        !matches!(self, Self::Unavailable | Self::Changed | Self::NotAccepted(_))
     }
 }
 

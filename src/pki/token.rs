@@ -95,33 +95,43 @@ impl Token {
         Zeroizing::new(format!("{}.{}.{}", self.cluster, self.id, self.secret.as_str()))
     }
 
+    /// Whether it could be used now. Leaves it as it is.
+    pub(crate) async fn check(&self, state: &State, now: SystemTime) -> Result<(), TokenError> {
+        let tokens = state.read::<Tokens>(&Document::JoinTokens).await?.unwrap_or_default();
+        self.find(&tokens, now).map(drop)
+    }
+
     /// Uses the token up. Of any number of attempts at once, one succeeds.
     pub(crate) async fn redeem(
         &self,
         state: &State,
         now: SystemTime,
     ) -> Result<Redeemed, TokenError> {
-        let presented = hash::sha256_hex(self.secret.as_bytes());
         state
             .update(&Document::JoinTokens, |tokens: &mut Tokens| {
-                let Some(record) = tokens.get(&self.id) else {
-                    return Err(Err(TokenError::Unknown));
-                };
-                let same = aws_lc_rs::constant_time::verify_slices_are_equal(
-                    presented.as_bytes(),
-                    record.secret_sha256.as_bytes(),
-                );
-                if same.is_err() || record.cluster != self.cluster {
-                    return Err(Err(TokenError::Unknown));
-                }
-                if record.expires <= seconds(now) {
-                    return Err(Err(TokenError::Expired));
-                }
-                let redeemed = Redeemed { hub_itself: record.hub_itself };
+                let found = self.find(tokens, now).map_err(Err)?;
+                let redeemed = Redeemed { hub_itself: found.hub_itself };
                 tokens.remove(&self.id);
                 Ok(Ok(redeemed))
             })
             .await?
+    }
+
+    /// What the hub remembers of it.
+    fn find<'a>(&self, tokens: &'a Tokens, now: SystemTime) -> Result<&'a JoinToken, TokenError> {
+        let record = tokens.get(&self.id).ok_or(TokenError::Unknown)?;
+        let presented = hash::sha256_hex(self.secret.as_bytes());
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(
+            presented.as_bytes(),
+            record.secret_sha256.as_bytes(),
+        );
+        if same.is_err() || record.cluster != self.cluster {
+            return Err(TokenError::Unknown);
+        }
+        if record.expires <= seconds(now) {
+            return Err(TokenError::Expired);
+        }
+        Ok(record)
     }
 }
 

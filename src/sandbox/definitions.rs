@@ -11,6 +11,14 @@ pub fn managed_service_accounts() -> Value {
     open(group, "v1beta1", "ManagedServiceAccount", "managedserviceaccounts")
 }
 
+/// `ManagedCluster` of Open Cluster Management.
+pub fn managed_clusters() -> Value {
+    let group = "cluster.open-cluster-management.io";
+    let mut definition = open(group, "v1", "ManagedCluster", "managedclusters");
+    definition["spec"]["scope"] = "Cluster".into();
+    definition
+}
+
 /// `ClusterProfile`, with lists whose entries have keys.
 pub fn cluster_profiles(version: &str) -> Value {
     let list = |key: &str| {

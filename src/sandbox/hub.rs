@@ -100,6 +100,7 @@ pub(super) async fn start(
             lease_namespace: "default".to_owned(),
             accounts: Some(accounts::options()),
             inventory: Some(inventory::config()),
+            managed_clusters: false,
         }),
         authn: AuthnConfig::default(),
         services: Source::File(folder.services(&demo::list())?),

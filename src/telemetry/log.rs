@@ -37,9 +37,10 @@ pub fn start(directives: &str, format: Format) -> Result<(), LogError> {
 }
 
 /// Whether an event may be logged at any level: kube quotes whole answers of API servers that it
-/// cannot parse, and those may hold Secrets and tokens.
+/// cannot parse, and those may hold Secrets and tokens. Whoever watches tells of each problem once; the
+/// watcher does so at each attempt.
 fn is_fit(metadata: &Metadata<'_>) -> bool {
-    metadata.target() != "kube_client::client"
+    !matches!(metadata.target(), "kube_client::client" | "kube_runtime::watcher")
 }
 
 /// Why the log could not be started.

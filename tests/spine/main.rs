@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(feature = "sandbox")]
+mod acceptance;
+#[cfg(feature = "sandbox")]
 mod accounts;
 mod budgets;
 mod drains;

@@ -20,6 +20,7 @@ use cluster_proxy::hub::limits::Limits;
 use cluster_proxy::hub::{AccessLog, Addresses, ControllersConfig, Hub, HubConfig, Source};
 use cluster_proxy::kubernetes::{ApiReader, ApiServer};
 use cluster_proxy::name::ClusterName;
+use cluster_proxy::pki::credentials::JoinError;
 use cluster_proxy::pki::{authorities, ca, credentials, token};
 use cluster_proxy::state::{FolderStore, State};
 
@@ -307,24 +308,27 @@ impl RunningHub {
 
     /// Makes a join token and uses it, as the two `join` commands do.
     pub(crate) async fn enrol(&self, name: &str, directory: &Path) {
-        let cluster = ClusterName::parse(name).unwrap();
-        let made = token::Token::create(
-            &self.state,
-            cluster.clone(),
-            token::DEFAULT_LIFE,
-            false,
-            SystemTime::now(),
-        )
-        .await
-        .unwrap();
+        let joined = self.join(&self.join_token(name).await, directory).await.unwrap();
+        assert_eq!(joined.as_str(), name);
+    }
+
+    /// A new join token.
+    pub(crate) async fn join_token(&self, name: &str) -> String {
+        let (cluster, now) = (ClusterName::parse(name).unwrap(), SystemTime::now());
+        let made = token::Token::create(&self.state, cluster, token::DEFAULT_LIFE, false, now);
+        made.await.unwrap().reveal().to_string()
+    }
+
+    /// Uses a join token.
+    pub(crate) async fn join(
+        &self,
+        token: &str,
+        directory: &Path,
+    ) -> Result<ClusterName, JoinError> {
         let authority = ca::certificates(self.ca_pem.as_bytes()).unwrap();
         let pin = ca::key_hash(&authority[0]).unwrap();
         let stream = TcpStream::connect(self.addresses.agents).await.unwrap();
-        let joined =
-            credentials::enrol("localhost", stream, &made.reveal(), &pin, directory.to_owned())
-                .await
-                .unwrap();
-        assert_eq!(joined, cluster);
+        credentials::enrol("localhost", stream, token, &pin, directory.to_owned()).await
     }
 
     /// The admin listener's `path`, as text.

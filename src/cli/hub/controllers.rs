@@ -32,6 +32,11 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "CLUSTER_PROXY_TAKE_OVER")]
     take_over: bool,
 
+    /// Serve clusters whether or not Open Cluster Management accepts them (`hubAcceptsClient` of the
+    /// ManagedCluster of that name), where the hub's cluster is a hub of it
+    #[arg(long, env = "CLUSTER_PROXY_IGNORE_MANAGED_CLUSTERS")]
+    ignore_managed_clusters: bool,
+
     /// URL of the hub for consumers of ClusterProfiles, or `off` to publish nothing [default: the
     /// Service cluster-proxy of the pod's namespace; outside of a pod, the first name of the serving
     /// certificate that leads beyond this machine; both with the port of --listen]
@@ -79,6 +84,7 @@ impl ControllerArgs {
             server,
             lease_namespace: lease_namespace.unwrap_or_else(|| "default".to_owned()),
             accounts: self.accounts(),
+            managed_clusters: !self.ignore_managed_clusters,
             inventory: self.inventory(namespace)?,
         })
     }

@@ -66,6 +66,10 @@ enum Refused {
     Revoked,
     #[error("the certificate's key is not the enrolled one")]
     OtherKey,
+    #[error(
+        "Open Cluster Management does not accept the cluster: its ManagedCluster has no spec.hubAcceptsClient: true, or is not there"
+    )]
+    NotAccepted,
     #[error("the enrolment could not be read: {0}")]
     State(String),
     #[error("hello failed: {0}")]
@@ -167,6 +171,9 @@ impl Dock {
             Some(enrolment) if enrolment.key_sha256 != certificate.key_sha256 => {
                 Err(Refused::OtherKey)
             }
+            Some(_) if !self.replicas.acceptance().accepts(&certificate.cluster) => {
+                Err(Refused::NotAccepted)
+            }
             Some(enrolment) => Ok(enrolment),
         }
     }
@@ -201,7 +208,8 @@ impl Dock {
         if !self.registry.is_enrolled(&cluster) {
             let all = self.state.enrolments().await;
             let all = all.map_err(|error| Refused::State(error.to_string()))?;
-            self.registry.sync(&all).iter().for_each(|name| self.metrics.forget(name));
+            let gone = self.registry.sync(&all, self.replicas.acceptance());
+            gone.iter().for_each(|name| self.metrics.forget(name));
         }
         if !self.registry.add(Arc::clone(&tunnel), about) {
             return Err(Refused::NotEnrolled);
@@ -263,6 +271,7 @@ impl Refused {
             Self::NotEnrolled => "not-enrolled",
             Self::Revoked => "revoked",
             Self::OtherKey => "other-key",
+            Self::NotAccepted => "not-accepted",
             Self::State(_) => "state",
             Self::Hello(_) => "hello",
             Self::Surplus => "surplus",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prometheus::{Histogram, IntCounter};
 
 use super::*;
+use crate::hub::acceptance::Acceptance;
 use crate::hub::config::AccessLog;
 use crate::hub::live::LiveStreams;
 use crate::state::Enrolment;
@@ -41,7 +42,8 @@ impl World {
             replaces: None,
         };
         let all = names.iter().map(|name| (cluster(name), enrolment.clone()));
-        let gone = self.recorder.registry.sync(&all.collect::<BTreeMap<_, _>>());
+        let gone =
+            self.recorder.registry.sync(&all.collect::<BTreeMap<_, _>>(), &Acceptance::default());
         gone.iter().for_each(|name| self.recorder.metrics.forget(name));
     }
 

@@ -257,3 +257,31 @@ async fn a_key_that_others_can_read_is_not_used() {
     assert!(AgentCredentials::load(&folder).is_ok());
     assert!(message(AgentCredentials::load(&folder.join("none"))).contains("join first"));
 }
+
+#[tokio::test]
+async fn only_who_is_accepted_joins_and_the_token_is_kept_for_later() {
+    let mut fixture = Fixture::new().await;
+    let accepted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let now = accepted.clone();
+    let accepts = move |cluster: &ClusterName| {
+        *cluster != name("c1") || now.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    fixture.service = fixture.service.clone().with_acceptance(accepts);
+    let (pin, token) = (fixture.pin().await, fixture.token("c1").await);
+    for _ in 0..50 {
+        let said = message(fixture.enrol_with("hub", &token, &pin).await);
+        assert!(said.contains("does not accept c1"), "{said}");
+    }
+    assert!(fixture.state.enrolments().await.unwrap().is_empty());
+    // Who has no token is told what everybody is told.
+    let guessed = token.replace('.', "");
+    let guessed = format!("c1.{}.{}", &guessed[2..14], "x".repeat(43));
+    assert!(message(fixture.enrol_with("hub", &guessed, &pin).await).contains("does not know"));
+    fixture.joined("c2").await;
+    let set = |is: bool| accepted.store(is, std::sync::atomic::Ordering::Relaxed);
+    set(true);
+    fixture.enrol_with("hub", &token, &pin).await.unwrap();
+    let agent = AgentCredentials::load(&fixture.agent_folder("c1")).unwrap();
+    set(false);
+    fixture.renew(&agent, &fixture.service).await.unwrap();
+}

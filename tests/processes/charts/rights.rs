@@ -14,7 +14,7 @@ use super::audit::{Asked, Call, Speaking};
 use super::grants::{Roles, uncovered, witness};
 use super::helm::{self, AGENT, HUB};
 use super::scenes::{
-    DEPLOYER, accounts, define, define_on_spoke, deployer, publish, read_as, service, watch,
+    DEPLOYER, accept, accounts, define, define_on_spoke, deployer, publish, read_as, service, watch,
 };
 use super::world::{AGENT_NAMESPACE, Cluster, HUB_NAMESPACE, World};
 use crate::support::client::plain_get;
@@ -41,7 +41,7 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
     let test = "every_right_of_the_charts_with_everything_on_is_needed_and_none_is_missing";
     let hub_values = [
         "accounts.enabled=true",
-        "accounts.openClusterManagement=true",
+        "openClusterManagement=true",
         "tokenReviews=true",
         "exposedServicesConfigMap=services",
         "policyConfigMap=policy",
@@ -59,6 +59,7 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
     let agent_values = ["impersonation.enabled=true", &named, &groups, exposed, podmonitor];
     let world = World::install(test, &hub_values, &agent_values, |hub, spoke| {
         define(hub);
+        accept(hub, &["c1", "c2"]);
         define_on_spoke(spoke);
         let list = "--from-literal=a=[{namespace: shop, service: web}]";
         hub.run(&["create", "configmap", "services", "-n", HUB_NAMESPACE, list]);

@@ -30,6 +30,18 @@ pub(super) fn define(hub: &Kubectl) {
     }
 }
 
+/// These are clusters of Open Cluster Management, which it accepts.
+pub(super) fn accept(hub: &Kubectl, clusters: &[&str]) {
+    make(hub, &definitions::managed_clusters());
+    for name in clusters {
+        let cluster = json!({
+            "apiVersion": "cluster.open-cluster-management.io/v1", "kind": "ManagedCluster",
+            "metadata": {"name": name}, "spec": {"hubAcceptsClient": true},
+        });
+        hub.run_with(&["apply", "-f", "-"], &cluster.to_string());
+    }
+}
+
 /// What the spoke has before the agent comes.
 pub(super) fn define_on_spoke(spoke: &Kubectl) {
     spoke.run(&["create", "namespace", "shop"]);

@@ -57,6 +57,7 @@ impl World {
                 serving_ca: None,
                 path_condition: false,
             }),
+            managed_clusters: true,
         })
         .await;
         let mut world = Self { fleet, spokes: Vec::new(), api };

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
 use super::*;
+use crate::hub::acceptance::Acceptance;
 use crate::hub::authn::{Identity, SpokeApi, SpokeApiError};
 use crate::hub::live::Spoke;
 use crate::hub::live::{Chunks, LiveStream};
@@ -348,10 +349,10 @@ async fn a_cluster_that_is_removed_leaves_no_series_offline_or_in_the_midst_of_i
             replaces: None,
         };
         let registry = Registry::new(world.live.clone());
-        registry.sync(&[(cluster(), enrolment)].into());
+        registry.sync(&[(cluster(), enrolment)].into(), &Acceptance::default());
         // What is asked of it from now on fails.
         *world.spoke.watches.lock().unwrap() = Some(StatusCode::NOT_FOUND);
-        registry.sync(&BTreeMap::new());
+        registry.sync(&BTreeMap::new(), &Acceptance::default());
         world.spoke.close_watch();
         pass(LOOK.as_secs_f64()).await;
         assert_eq!(world.series(), 0, "offline: {offline}");

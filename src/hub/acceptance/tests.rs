@@ -1,0 +1,200 @@
+//! An API server in memory, and a clock that is not waited for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{Either, Full};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+use tower::Service as _;
+
+use super::*;
+use crate::miniapi::testing::{Fault, InMemory, Wire};
+use crate::sandbox::definitions;
+
+struct World {
+    api: InMemory,
+    wire: Wire,
+    /// We may not list or watch them.
+    forbidden: Arc<AtomicBool>,
+}
+
+// === impl World ===
+
+impl World {
+    async fn start() -> Self {
+        let api = InMemory::start().await;
+        Self { wire: api.wire(), api, forbidden: Arc::default() }
+    }
+
+    /// Looks for the first time, and follows.
+    async fn follow(&self) -> (Acceptance, AbortOnDropHandle<()>) {
+        let acceptance = Acceptance::of(self.watched()).await;
+        let following = tokio::spawn(acceptance.clone().follow());
+        (acceptance, AbortOnDropHandle::new(following))
+    }
+
+    fn watched(&self) -> Client {
+        let (wire, forbidden) = (self.wire.clone(), self.forbidden.clone());
+        let answer = move |request: Request<Body>| {
+            let (mut wire, forbidden) = (wire.clone(), forbidden.load(Ordering::Relaxed));
+            async move {
+                let path = request.uri().path();
+                if !forbidden || !path.ends_with("/managedclusters") {
+                    return wire.call(request).await.map(|answer| answer.map(Either::Left));
+                }
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "reason": "Forbidden", "message": "not you", "code": 403});
+                let body = Either::Right(Full::new(Bytes::from(status.to_string())));
+                Ok(Response::builder().status(403).body(body).unwrap())
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    async fn define(&self) {
+        self.post(DEFINITIONS, &definitions::managed_clusters()).await;
+    }
+
+    async fn cluster(&self, name: &str, accepted: bool) {
+        let cluster = json!({"apiVersion": "cluster.open-cluster-management.io/v1",
+            "kind": "ManagedCluster", "metadata": {"name": name, "finalizers": ["a/b"]},
+            "spec": {"hubAcceptsClient": accepted}});
+        self.post(CLUSTERS, &cluster).await;
+    }
+
+    async fn post(&self, path: &str, object: &Value) {
+        self.send(Request::post(path), "application/json", object).await;
+    }
+
+    async fn merge(&self, name: &str, patch: Value) {
+        let request = Request::patch(format!("{CLUSTERS}/{name}"));
+        self.send(request, "application/merge-patch+json", &patch).await;
+    }
+
+    async fn delete(&self, path: &str) {
+        self.send(Request::delete(path), "application/json", &json!({})).await;
+    }
+
+    async fn send(&self, request: http::request::Builder, content: &str, body: &Value) {
+        let body = body.to_string().into_bytes();
+        let request = request.header("content-type", content).body(body).unwrap();
+        self.api.client().request::<Value>(request).await.unwrap();
+    }
+}
+
+/// Waits until exactly these are accepted, of `c1`, `c2` and one that nobody knows.
+async fn until(acceptance: &Acceptance, names: &[&str]) {
+    let accepted = || {
+        let all = ["c1", "c2", "c9"];
+        all.into_iter()
+            .filter(|name| acceptance.accepts(&name.parse().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..10_000 {
+        if accepted() == names {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{:?} instead of {names:?}", accepted());
+}
+
+fn enrolments(names: &[&str]) -> Enrolments {
+    let enrolment = json!({"keySha256": "", "enrolledAt": 0, "certificateExpires": 0});
+    let enrolment =
+        |name: &&str| (name.parse().unwrap(), serde_json::from_value(enrolment.clone()).unwrap());
+    names.iter().map(enrolment).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_accepted_is_served_and_every_change_counts() {
+    let world = World::start().await;
+    world.define().await;
+    world.cluster("c1", true).await;
+    world.cluster("c2", false).await;
+    // No cluster of ours can be called so.
+    world.cluster("metrics", true).await;
+    let (acceptance, _following) = world.follow().await;
+    let enrolled = enrolments(&["c1", "c2", "c9"]);
+    assert_eq!(*acceptance.served(&enrolled), enrolments(&["c1"]), "from the first moment");
+
+    world.merge("c2", json!({"spec": {"hubAcceptsClient": true}})).await;
+    until(&acceptance, &["c1", "c2"]).await;
+    world.merge("c1", json!({"spec": {"hubAcceptsClient": false}})).await;
+    until(&acceptance, &["c2"]).await;
+    assert_eq!(*acceptance.served(&enrolled), enrolments(&["c2"]));
+    // Its finalizer holds it.
+    world.delete(&format!("{CLUSTERS}/c2")).await;
+    until(&acceptance, &[]).await;
+    world.merge("c2", json!({"metadata": {"finalizers": null}})).await;
+    world.cluster("c2", true).await;
+    until(&acceptance, &["c2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_managed_clusters_everybody_is_accepted() {
+    let world = World::start().await;
+    let (acceptance, _following) = world.follow().await;
+    let enrolled = enrolments(&["c1", "c9"]);
+    assert!(matches!(acceptance.served(&enrolled), Cow::Borrowed(all) if *all == enrolled));
+    world.define().await;
+    until(&acceptance, &[]).await;
+    world.cluster("c1", true).await;
+    until(&acceptance, &["c1"]).await;
+    let before = tokio::time::Instant::now();
+    world.delete(&format!("{DEFINITIONS}/managedclusters.{GROUP}")).await;
+    until(&acceptance, &["c1", "c2", "c9"]).await;
+    // One look that finds none could be one of an API server that has just started.
+    assert!(before.elapsed() >= served::LOOK_AGAIN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_changes_nothing() {
+    let world = World::start().await;
+    world.define().await;
+    world.cluster("c1", true).await;
+    for fault in [Fault::Refused, Fault::Silent] {
+        world.wire.set(Fault::None);
+        let (acceptance, following) = world.follow().await;
+        world.wire.set(fault);
+        drop(following);
+        let following = AbortOnDropHandle::new(tokio::spawn(acceptance.clone().follow()));
+        sleep(Duration::from_secs(300)).await;
+        until(&acceptance, &["c1"]).await;
+        drop(following);
+
+        // One that starts meanwhile does not wait for long, and knows of nobody's acceptance.
+        let before = tokio::time::Instant::now();
+        let (acceptance, _following) = world.follow().await;
+        assert!(before.elapsed() <= FIRST_LOOK);
+        until(&acceptance, &["c1", "c2", "c9"]).await;
+        world.wire.set(Fault::None);
+        until(&acceptance, &["c1"]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_right_changes_nothing_and_is_enough_as_soon_as_it_is_there() {
+    let world = World::start().await;
+    world.define().await;
+    world.cluster("c1", true).await;
+    world.forbidden.store(true, Ordering::Relaxed);
+    let (acceptance, _following) = world.follow().await;
+    sleep(Duration::from_secs(300)).await;
+    until(&acceptance, &["c1", "c2", "c9"]).await;
+    world.forbidden.store(false, Ordering::Relaxed);
+    until(&acceptance, &["c1"]).await;
+}
+
+#[test]
+fn a_problem_is_told_once_until_there_is_another() {
+    let mut told = Told::default();
+    assert!(told.is_new("a") && !told.is_new("a"));
+    assert!(told.is_new("b") && told.is_new("a"));
+}
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const CLUSTERS: &str = "/apis/cluster.open-cluster-management.io/v1/managedclusters";
