@@ -30,7 +30,7 @@ pub(super) struct Profile {
 }
 
 /// An account whose Secret is copied.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) cluster: String,
     pub(super) account: String,
@@ -42,7 +42,7 @@ pub(super) struct Source {
 }
 
 /// What has to be done.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Plan {
     /// Copies that are missing.
     pub(super) create: Vec<Secret>,

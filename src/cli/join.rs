@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use rustls_pki_types::ServerName;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use super::egress::EgressArgs;
@@ -64,7 +65,7 @@ enum JoinCommand {
             hide_env_values = true,
             required_unless_present = "unless_enrolled"
         )]
-        token: Option<String>,
+        token: Option<SecretString>,
         /// Hash of the hub's serving CA
         #[arg(long, value_name = "sha256:HEX")]
         ca_hash: String,
@@ -108,11 +109,14 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
                 print(&format!("{cluster} is enrolled already, in {}\n", dir.display()))?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let token = token.filter(|token| !token.is_empty()).with_context(|| {
+            let given = token.filter(|token| !token.expose_secret().is_empty());
+            let token = given.with_context(|| {
                 format!("{} holds no key and certificate yet: --token is needed", dir.display())
             })?;
             let stream = dial(&egress.read()?, &host, port).await?;
-            let cluster = credentials::enrol(&host, stream, &token, &ca_hash, dir.clone()).await?;
+            let cluster =
+                credentials::enrol(&host, stream, token.expose_secret(), &ca_hash, dir.clone())
+                    .await?;
             print(&format!(
                 "enrolled {cluster}. Start its agent with:\n\
                  cluster-proxy agent --hub {hub} --dir {} --kubeconfig FILE\n",

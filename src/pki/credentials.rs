@@ -208,7 +208,7 @@ impl Current {
         let identity = Identity::parse(certificate_pem.as_bytes(), key_pem.as_bytes())
             .map_err(|error| damaged(CERTIFICATE, error.to_string()))?;
         // `certificates` gives at least one.
-        let leaf = identity.chain[0].clone();
+        let leaf = identity.chain()[0].clone();
         let certificate = AgentCertificate::from_der(&leaf)
             .map_err(|error| damaged(CERTIFICATE, error.to_string()))?;
         let hub_ca = ca::certificates(hub_ca_pem.as_bytes())

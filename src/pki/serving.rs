@@ -220,7 +220,7 @@ async fn read(state: &State) -> Result<Built, TlsError> {
         .unwrap_or_default();
     let mut expiries = Vec::new();
     for (name, certificate) in [
-        ("serving", identity.chain.first()),
+        ("serving", identity.chain().first()),
         ("serving-ca", serving_ca.first()),
         ("agent-ca", agent_ca.first()),
     ] {
@@ -228,8 +228,8 @@ async fn read(state: &State) -> Result<Built, TlsError> {
             expiries.push((name, identity::time(parsed.validity().not_after)));
         }
     }
-    let renew_at = identity.chain.first().and_then(authorities::renewal_time);
-    let presented = Presented { chain: identity.chain.clone(), authorities: serving_ca };
+    let renew_at = identity.chain().first().and_then(authorities::renewal_time);
+    let presented = Presented { chain: identity.chain().to_vec(), authorities: serving_ca };
     Ok(Built { identity, agent_ca, presented, loaded: Loaded { versions, expiries, renew_at } })
 }
 

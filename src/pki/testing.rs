@@ -128,7 +128,7 @@ impl Fixture {
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf: CertificateDer<'static> = params.signed_by(&key, &issuer).unwrap().into();
-        Identity { chain: vec![leaf], key: key.into() }
+        Identity::new(vec![leaf], &key.into()).unwrap()
     }
 }
 

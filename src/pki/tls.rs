@@ -12,12 +12,16 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector};
+use zeroize::Zeroizing;
 
 use super::ca;
 use super::identity::AgentCertificate;
@@ -76,11 +80,9 @@ pub enum Arrival<IO> {
     Join(ServerStream<IO>),
 }
 
-/// A certificate chain and its key, parsed.
-pub(super) struct Identity {
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
-}
+/// A certificate chain and its key, parsed. The key is in the cryptography library alone, which wipes
+/// it when it frees it.
+pub(super) struct Identity(Arc<CertifiedKey>);
 
 // === impl FrontTls ===
 
@@ -165,7 +167,29 @@ impl Identity {
         let chain = ca::certificates(chain_pem)?;
         let key = PrivateKeyDer::from_pem_slice(key_pem)
             .map_err(|_| TlsError::Unusable("the key is not a PEM private key".into()))?;
-        Ok(Self { chain, key })
+        Self::new(chain, &Zeroizing::new(key))
+    }
+
+    pub(super) fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Result<Self, TlsError> {
+        let certified =
+            CertifiedKey::new(chain, aws_lc_rs::sign::any_supported_type(key).map_err(unusable)?);
+        match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                Ok(Self(certified.into()))
+            }
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.0.cert
+    }
+
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(Arc::clone(&self.0).into())
     }
 
     /// A server without sessions to resume; the caller adds ALPN and, maybe, tickets.
@@ -186,8 +210,7 @@ impl Identity {
                 builder.with_client_cert_verifier(verifier.build().map_err(unusable)?)
             }
         };
-        let mut config =
-            builder.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(unusable)?;
+        let mut config = builder.with_cert_resolver(self.resolver());
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
@@ -332,9 +355,7 @@ pub(super) fn client(
         .map_err(unusable)?
         .with_root_certificates(roots(authorities)?);
     let mut config = match identity {
-        Some(Identity { chain, key }) => {
-            builder.with_client_auth_cert(chain, key).map_err(unusable)?
-        }
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|one| one.to_vec()).collect();

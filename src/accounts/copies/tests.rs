@@ -166,7 +166,7 @@ proptest! {
         let sources = make(&names);
         let copies = after(copies.clone(), plan(&sources, &profiles, &copies, none));
         let again = plan(&sources, &profiles, &copies, none);
-        prop_assert!(is_idle(&again), "{again:?}");
+        prop_assert!(is_idle(&again));
         for source in &sources {
             for profile in profiles.iter().filter(|profile| profile.cluster == source.cluster) {
                 let place = (profile.namespace.clone(), source.copy_name());
