@@ -102,6 +102,7 @@ pub(crate) struct AgentArgs {
 
 /// Runs an agent until SIGINT or SIGTERM.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    super::dumps::forbid();
     let stop = super::stop_signal()?;
     let config = args.into_config()?;
     let patience = config.drain_timeout;

@@ -143,6 +143,7 @@ pub(crate) struct HubArgs {
 
 /// Runs a hub until SIGINT or SIGTERM.
 pub(crate) async fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
+    super::dumps::forbid();
     let stop = super::stop_signal()?;
     let server = args.home.hub_server()?;
     let reader = server.clone().map(ApiReader::new).transpose()?;

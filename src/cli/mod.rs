@@ -9,6 +9,7 @@ mod auth;
 mod clusters;
 mod completions;
 mod credential;
+mod dumps;
 mod egress;
 mod front;
 mod health;

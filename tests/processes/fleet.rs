@@ -105,6 +105,16 @@ impl Fleet {
         format!("https://{}", self.addresses.user)
     }
 
+    /// Where agents dial, HOST:PORT.
+    pub(crate) fn agents(&self) -> String {
+        self.addresses.agents.clone()
+    }
+
+    /// The hub's admin listener.
+    pub(crate) fn admin_address(&self) -> std::net::SocketAddr {
+        self.addresses.admin.parse().unwrap()
+    }
+
     /// Starts the hub again, after it was stopped or killed.
     pub(crate) async fn start_hub(&mut self) {
         self.hub = run_hub(self.directory.path(), &self.addresses);
