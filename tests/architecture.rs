@@ -62,6 +62,33 @@ fn no_code_of_ours_is_unsafe() {
     assert!(manifest.contains("\nunsafe_code = \"forbid\"\n"), "Cargo.toml lets unsafe code in");
 }
 
+/// A derived `Debug` shows every field: types with tokens or keys write theirs by hand.
+#[test]
+fn no_derived_debug_shows_a_secret() {
+    for (path, text) in sources() {
+        for (item, body) in derived_debug(before_tests(&text)) {
+            for line in body.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+                assert!(!is_secret(line), "{}: {item} shows `{line}`", path.display());
+            }
+        }
+    }
+    for (field, secret) in [
+        ("key: Zeroizing<String>,", true),
+        ("pub(super) create: Vec<Secret>,", true),
+        ("Token(Zeroizing<String>),", true),
+        ("token: Option<String>,", true),
+        ("token: Option<SecretString>,", false),
+        ("token: CancellationToken,", false),
+        ("token_file: Option<PathBuf>,", false),
+        ("secret: Option<Reference>,", false),
+    ] {
+        assert_eq!(is_secret(field), secret, "{field}");
+    }
+    let sample = "#[derive(Clone, Debug)]\n/// Doc\nstruct A {\n  b: C,\n}\n#[derive(Clone)]\nstruct B(D);\n";
+    let found: Vec<(String, String)> = derived_debug(sample).collect();
+    assert_eq!(found, [("struct A".to_owned(), "\n  b: C,\n".to_owned())]);
+}
+
 #[test]
 fn no_file_is_over_400_lines() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -98,6 +125,31 @@ fn the_page_of_the_architecture_is_true() {
     }
 }
 
+/// Each promise of `SECURITY.md` names a test that is there.
+#[test]
+fn the_page_of_security_names_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut code = String::new();
+    for path in ["src", "tests"].iter().flat_map(|folder| rust_files(&root.join(folder))) {
+        code.push_str(&std::fs::read_to_string(path).unwrap());
+    }
+    let quoted = page.split('`').skip(1).step_by(2);
+    let tests: Vec<_> =
+        quoted.filter(|word| word.contains("::") || word.starts_with("architecture ")).collect();
+    assert!(tests.len() > 20, "SECURITY.md names {} tests", tests.len());
+    for test in tests {
+        let path = test.rsplit(' ').next().unwrap();
+        // The beginning of some names, or all tests of a module.
+        let wanted = match path.rsplit("::").find(|part| !part.is_empty()).unwrap() {
+            module if path.ends_with("::") => format!("mod {module};"),
+            start if start.ends_with('_') => format!("fn {start}"),
+            name => format!("fn {name}("),
+        };
+        assert!(code.contains(&wanted), "SECURITY.md: there is no test `{test}`");
+    }
+}
+
 /// Module to layer, as the table in the documentation of `src/lib.rs` has it.
 fn layers() -> BTreeMap<String, u8> {
     let map = std::fs::read_to_string(source_root().join("lib.rs")).unwrap();
@@ -124,6 +176,37 @@ fn imports(text: &str) -> Vec<String> {
             rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
         })
         .collect()
+}
+
+/// Items that derive `Debug`: what they are, and what is in them.
+fn derived_debug(text: &str) -> impl Iterator<Item = (String, String)> {
+    let derives = text.split("#[derive(").skip(1).filter_map(|rest| rest.split_once(')'));
+    derives.filter(|(traits, _)| traits.contains("Debug")).filter_map(|(_, rest)| {
+        let is_item = |line: &&str| {
+            let words = ["struct ", "enum "];
+            !line.trim_start().starts_with("//") && words.iter().any(|word| line.contains(word))
+        };
+        let line = rest.lines().find(is_item)?;
+        let item = &rest[rest.find(line)?..];
+        let name = line[..line.find(['{', '(', ';'])?].trim().to_owned();
+        let (open, close) = if line.contains('{') { ("{", "\n}") } else { ("(", ");") };
+        let body = item.split_once(open)?.1;
+        let end = body.find(close).map_or(body.len(), |end| end + close.len() - 1);
+        Some((name, body[..end].to_owned()))
+    })
+}
+
+/// Whether a field holds a secret, by its type, or by its name where the type does not say.
+fn is_secret(field: &str) -> bool {
+    let named = ["token: ", "secret: ", "password: ", "bearer: ", "key_pem: "];
+    let is_text = |rest: &str| {
+        ["String", "Option<String>", "Vec<u8>", "Bytes"]
+            .iter()
+            .any(|text| rest.trim_end_matches(',') == *text)
+    };
+    field.contains("Zeroizing<")
+        || field.contains("<Secret>")
+        || named.iter().any(|name| field.split_once(name).is_some_and(|(_, rest)| is_text(rest)))
 }
 
 /// Tests may use anything: they are no part of what is built on top.
