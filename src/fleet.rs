@@ -81,6 +81,9 @@ pub struct Probe {
 pub struct FleetPage {
     /// By name.
     pub clusters: Vec<ClusterPage>,
+    /// Why there may be more that its caller may see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
 }
 
 /// One cluster of it.

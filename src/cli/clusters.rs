@@ -93,7 +93,11 @@ pub(crate) async fn run(args: ClustersArgs) -> anyhow::Result<ExitCode> {
             let asked = patiently("asking the hub", caller.fleet());
             let page = tokio::time::timeout(PATIENCE, asked).await;
             let page = page.with_context(|| format!("{} does not answer", front.server))?;
-            health::show(&page?, output)?;
+            let page = page?;
+            health::show(&page, output)?;
+            if let Some(why) = page.incomplete {
+                bail!("{why}");
+            }
         }
         ClustersCommand::List { home, output, .. } => {
             let state = home.open()?;

@@ -49,14 +49,19 @@ pub(crate) struct HealthArgs {
     output: Output,
 }
 
-/// Shows them. 0: all are healthy; 1: one is not; 2: the hub does not say.
+/// Shows them. 0: all are healthy; 1: one is not; 2: the hub does not say, or not of all.
 pub(crate) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
+    let unsaid = ExitCode::from(super::USAGE);
     match look(&args).await {
         Ok(page) => {
             show(&page, args.output)?;
-            Ok(if all_well(&page) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(match &page.incomplete {
+                _ if !all_well(&page) => ExitCode::FAILURE,
+                Some(why) => super::complain(&anyhow::anyhow!("{why}"), unsaid),
+                None => ExitCode::SUCCESS,
+            })
         }
-        Err(error) => Ok(super::complain(&error, ExitCode::from(super::USAGE))),
+        Err(error) => Ok(super::complain(&error, unsaid)),
     }
 }
 
@@ -94,11 +99,13 @@ fn only(page: FleetPage, wanted: &[ClusterName]) -> FleetPage {
     found.retain(|one| wanted.contains(&one.name));
     for name in wanted {
         if !found.iter().any(|one| one.name == *name) {
-            found.push(ClusterPage::unseen(name.clone()));
+            let unseen = ClusterPage::unseen(name.clone());
+            let reason = page.incomplete.clone().or(unseen.reason);
+            found.push(ClusterPage { reason, ..unseen });
         }
     }
     found.sort_by(|one, other| one.name.cmp(&other.name));
-    FleetPage { clusters: found }
+    FleetPage { clusters: found, incomplete: None }
 }
 
 /// Writes a page to standard output.

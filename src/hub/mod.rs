@@ -51,6 +51,8 @@ pub(crate) mod services;
 mod shutdown;
 mod spoke_client;
 mod spokes;
+#[cfg(test)]
+mod testing;
 mod token_key;
 pub(crate) mod token_review;
 mod traffic;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use cluster_proxy::state::{Document, Expected};
 
+use crate::policy::let_in;
 use crate::support::client::{Client, empty};
 use crate::support::fleet::Fleet;
 use crate::support::hub_api::HubApi;
@@ -14,7 +15,7 @@ struct World {
     fleet: Fleet,
     deployer: Client,
     nobody: Client,
-    _api: HubApi,
+    api: HubApi,
 }
 
 // === impl World ===
@@ -28,7 +29,7 @@ impl World {
         let tokens = [api.account("ops", "deployer").await, api.account("ops", "nobody").await];
         let fleet = api.fleet(policy).await;
         let [deployer, nobody] = tokens.map(|token| fleet.anonymous().token(&token));
-        Self { fleet, deployer, nobody, _api: api }
+        Self { fleet, deployer, nobody, api }
     }
 
     /// The clusters that the deployer sees.
@@ -81,6 +82,30 @@ async fn an_identity_sees_the_clusters_of_its_rules_and_how_they_are() {
         (seen["clusters"][0]["name"] == "other").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn rbac_of_the_hub_shows_clusters_that_no_rule_names() {
+    let mut world = World::start(Some(SOME)).await;
+    for name in ["edge-1", "other", "third"] {
+        world.fleet.add(name).await;
+    }
+    let_in(&world.api, &["get"], &["other", "gone"]).await;
+    let seen = world.seen().await;
+    assert_eq!(seen.len(), 1, "nobody is asked unless the hub is told to: {seen:?}");
+    world.fleet.hub.stop().await;
+    world.fleet.hub.delegate_authorization = true;
+    world.fleet.hub.start().await;
+    eventually("the API server is asked", PATIENCE, || async {
+        (world.seen().await.len() == 2).then_some(())
+    })
+    .await;
+    let page = world.deployer.get("/_fleet").await.json();
+    let names: Vec<_> =
+        page["clusters"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!((names, page.get("incomplete")), (vec![json!("edge-1"), json!("other")], None));
+    let nobody = world.nobody.get("/_fleet").await;
+    assert_eq!((nobody.status.as_u16(), nobody.json()), (200, json!({"clusters": []})));
 }
 
 #[tokio::test]

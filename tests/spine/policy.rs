@@ -77,7 +77,7 @@ async fn a_policy_in_a_config_map_decides_and_streams_end_with_it() {
 }
 
 /// The subject is as the hub's own API server knows it.
-async fn let_in(api: &HubApi, verbs: &[&str], clusters: &[&str]) {
+pub(crate) async fn let_in(api: &HubApi, verbs: &[&str], clusters: &[&str]) {
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
     let object = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "visitors"}});
     let mut role = object("ClusterRole");

@@ -40,7 +40,7 @@ fn dead(name: &str) -> ClusterPage {
 
 #[test]
 fn a_line_per_cluster_and_red_where_it_is_down() {
-    let page = FleetPage { clusters: vec![healthy("c1"), dead("edge-2")] };
+    let page = FleetPage { clusters: vec![healthy("c1"), dead("edge-2")], incomplete: None };
     let text = in_words(&page, at(1000), false);
     assert_eq!(
         text,
@@ -58,11 +58,14 @@ fn a_line_per_cluster_and_red_where_it_is_down() {
 
 #[test]
 fn who_is_asked_for_and_missing_is_not_left_out() {
-    let page = FleetPage { clusters: vec![healthy("a"), healthy("c")] };
+    let page = FleetPage { clusters: vec![healthy("a"), healthy("c")], incomplete: None };
     let wanted: Vec<ClusterName> = ["c", "b"].iter().map(|name| name.parse().unwrap()).collect();
     let only = only(page, &wanted);
     let shown: Vec<_> = only.clusters.iter().map(|one| (one.name.as_str(), one.health)).collect();
     assert_eq!(shown, [("b", Health::Unknown), ("c", Health::Healthy)]);
+    let page = FleetPage { clusters: vec![healthy("c")], incomplete: Some("why".to_owned()) };
+    let only = super::only(page, &wanted);
+    assert_eq!((only.clusters[0].reason.as_deref(), only.incomplete), (Some("why"), None));
 }
 
 /// A hub that gives every request `answer`, and counts them.
@@ -127,7 +130,7 @@ impl Hub {
 }
 
 fn page(clusters: Vec<ClusterPage>) -> String {
-    serde_json::to_string(&FleetPage { clusters }).unwrap()
+    serde_json::to_string(&FleetPage { clusters, incomplete: None }).unwrap()
 }
 
 /// The hub knows who is dead: however many are, it is asked once, and nobody is waited for.
@@ -156,6 +159,15 @@ async fn the_code_says_well_down_or_unknown() {
         [(&["--cluster", "a"][..], ExitCode::SUCCESS), (&["-o", "json"], ExitCode::FAILURE)]
     {
         assert_eq!(run(hub.args(more)).await.unwrap(), code);
+    }
+    // One is well, and there may be others.
+    let incomplete = Some("not asked".to_owned());
+    let half = FleetPage { clusters: vec![healthy("a")], incomplete };
+    let half = Hub::start("200 OK", serde_json::to_string(&half).unwrap()).await;
+    for (more, code) in
+        [(&[][..], ExitCode::from(crate::cli::USAGE)), (&["--cluster", "a"], ExitCode::SUCCESS)]
+    {
+        assert_eq!(run(half.args(more)).await.unwrap(), code);
     }
     // Nothing listens there.
     let gone = Hub { port: 1, ..hub };

@@ -5,10 +5,7 @@
 //! |---|---|
 //! | nobody, a bad token, a token of a cluster, whichever | the common 401: a cluster's owner learns nothing of others, nor here of their own |
 //! | an identity of the hub or of an issuer, without any policy | 403, as everywhere |
-//! | the same | clusters that at least one rule of the policy names them on |
-//!
-//! Rights that the RBAC of the hub's own cluster gives without a rule show nothing here: each cluster would
-//! be a question to its API server.
+//! | the same | clusters that at least one rule of the policy names them on, or that the RBAC of the hub's own cluster lets them `get` (`hub/policy/seen.rs`) |
 //!
 //! The answer is made of what the hub knows already: nobody waits for a cluster, and no credential goes
 //! to one.
@@ -27,6 +24,7 @@ use crate::hub::authn::Identity;
 use crate::hub::failure::Failure;
 use crate::hub::forward::body::ResponseBody;
 use crate::hub::headers::X_REQUEST_ID;
+use crate::hub::policy::Seen;
 use crate::hub::record::Record;
 use crate::hub::route::RouteError;
 use crate::hub::verb::RequestKind;
@@ -58,7 +56,7 @@ impl Front {
             return Err(self.policies.impersonates(&identity).into());
         }
         let admitted = self.admission.admit(&ClusterName::of_hub(), &identity, false)?;
-        let body = self.fleet_page(&identity)?;
+        let body = Box::pin(self.fleet_page(&identity)).await?;
         let response = respond(body, request.method() == Method::HEAD, request_id);
         if let Some(record) = record.as_mut() {
             record.counted(admitted);
@@ -67,11 +65,11 @@ impl Front {
         Ok(response)
     }
 
-    fn fleet_page(&self, identity: &Arc<Identity>) -> Result<Bytes, Failure> {
-        let view = self.policies.view(identity)?;
+    async fn fleet_page(&self, identity: &Arc<Identity>) -> Result<Bytes, Failure> {
         // Cheap to copy, and the registry's writer waits for nobody.
         let fleet = self.forwarder.registry.subscribe().borrow().clone();
-        let page = page(&fleet, |cluster| view.names(cluster));
+        let seen = self.policies.seen(identity, fleet.clusters.keys()).await?;
+        let page = page(&fleet, seen);
         // Invariant: text and numbers have a form in JSON.
         let mut json = serde_json::to_vec(&page).expect("a page can always be written");
         json.push(b'\n');
@@ -80,9 +78,10 @@ impl Front {
 }
 
 /// What `fleet` shows to somebody who may see some of its clusters. Pure.
-fn page(fleet: &Fleet, may_see: impl Fn(&ClusterName) -> bool) -> FleetPage {
-    let seen = fleet.clusters.iter().filter(|(name, _)| may_see(name));
-    FleetPage { clusters: seen.map(|(name, state)| cluster(name, state)).collect() }
+fn page(fleet: &Fleet, seen: Seen) -> FleetPage {
+    let shown = fleet.clusters.iter().filter(|(name, _)| seen.clusters.contains(*name));
+    let clusters = shown.map(|(name, state)| cluster(name, state)).collect();
+    FleetPage { clusters, incomplete: seen.incomplete }
 }
 
 fn cluster(name: &ClusterName, state: &ClusterState) -> ClusterPage {
@@ -199,11 +198,14 @@ mod tests {
                 ClusterState { tunnels: vec![tunnel(1, "a")], probe, ..ClusterState::default() };
             fleet.clusters.insert(name.parse().unwrap(), Arc::new(state));
         }
-        let page = page(&fleet, |name| name.as_str() == "c2");
+        let seen =
+            Seen { clusters: ["c2".parse().unwrap()].into(), incomplete: Some("y".to_owned()) };
+        let page = page(&fleet, seen);
         let names: Vec<_> = page.clusters.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["c2"]);
         let json = serde_json::to_string(&page).unwrap();
         assert_eq!(serde_json::from_str::<FleetPage>(&json).unwrap(), page);
         assert!(json.contains("\"health\":\"unhealthy\",\"reason\":\"x\""), "{json}");
+        assert!(json.ends_with(",\"incomplete\":\"y\"}"), "{json}");
     }
 }

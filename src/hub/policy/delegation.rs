@@ -11,6 +11,9 @@
 //! | `namespace`, `version` | empty |
 //! | `verb` | that of the request, as the cluster's RBAC will see it: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for paths that are no resources the method in lower case |
 //!
+//! Whether somebody may see on the hub's own page how a cluster is, is asked as `get`; with an empty `name`
+//! about all clusters at once.
+//!
 //! What the request is about inside of the cluster is no attribute: that is for the cluster's RBAC,
 //! or for rules. Answers are remembered for [`FRESH`], refusals apart from the others; an outage is
 //! no answer, and nobody is let in by it.
@@ -22,9 +25,10 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::seen::LOOKING;
 use super::{Asked, Wanted};
 use crate::hub::authn::HubApi;
 use crate::hub::token_review::UserInfo;
@@ -40,6 +44,8 @@ struct Inner {
     allowed: moka::future::Cache<Question, Instant>,
     refused: moka::future::Cache<Question, Instant>,
     asking: Semaphore,
+    /// Of those, the questions of pages.
+    looking: Semaphore,
 }
 
 /// What is asked.
@@ -97,6 +103,12 @@ impl Question {
         Some(Self { who, verb, cluster: cluster.as_str().into(), service })
     }
 
+    /// Whether somebody may see a cluster, or whichever there is.
+    pub(super) fn to_see(who: Arc<UserInfo>, cluster: Option<&ClusterName>) -> Self {
+        let cluster = cluster.map_or_else(Box::default, |cluster| cluster.as_str().into());
+        Self { who, verb: "get".into(), cluster, service: false }
+    }
+
     /// As RBAC of the hub has it.
     pub(crate) fn words(&self) -> String {
         let Self { verb, cluster, service, .. } = self;
@@ -152,21 +164,16 @@ impl Delegation {
                 .time_to_live(FRESH)
                 .build()
         };
-        let asking = Semaphore::new(AT_ONCE);
-        Self(Arc::new(Inner { api, allowed: cache(), refused: cache(), asking }))
+        let (asking, looking) = (Semaphore::new(AT_ONCE), Semaphore::new(LOOKING));
+        Self(Arc::new(Inner { api, allowed: cache(), refused: cache(), asking, looking }))
     }
 
     /// What the API server says, or said less than `age` ago.
     pub(crate) async fn ask(&self, question: &Question, age: Duration) -> Result<(), NotDelegated> {
-        let Inner { allowed, refused, .. } = &*self.0;
-        for (cache, answer) in [(allowed, Ok(())), (refused, Err(NotDelegated::Refused))] {
-            if let Some(asked) = cache.get(question).await {
-                if asked.elapsed() < age {
-                    return answer;
-                }
-                cache.invalidate(question).await;
-            }
+        if let Some(answer) = self.remembered(question, age).await {
+            return answer;
         }
+        let Inner { allowed, refused, .. } = &*self.0;
         match allowed.try_get_with_by_ref(question, self.review(question)).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -177,6 +184,30 @@ impl Delegation {
                 Err(error.clone())
             }
         }
+    }
+
+    /// What the API server said less than `age` ago.
+    pub(super) async fn remembered(
+        &self,
+        question: &Question,
+        age: Duration,
+    ) -> Option<Result<(), NotDelegated>> {
+        let Inner { allowed, refused, .. } = &*self.0;
+        for (cache, answer) in [(allowed, Ok(())), (refused, Err(NotDelegated::Refused))] {
+            if let Some(asked) = cache.get(question).await {
+                if asked.elapsed() < age {
+                    return Some(answer);
+                }
+                cache.invalidate(question).await;
+            }
+        }
+        None
+    }
+
+    /// A place among the questions of pages, which leave most places to requests.
+    pub(super) async fn place_of_page(&self) -> SemaphorePermit<'_> {
+        // Nobody closes it.
+        self.0.looking.acquire().await.expect("the semaphore is never closed")
     }
 
     async fn review(&self, question: &Question) -> Result<Instant, (NotDelegated, Instant)> {

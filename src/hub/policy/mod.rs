@@ -7,12 +7,14 @@
 //! | names that may end in `*` | [`patterns`] |
 //! | what a request wants, in Kubernetes' words | [`request`] |
 //! | what no rule lets through: asked of the hub's own API server | [`delegation`] |
+//! | which clusters somebody may see | [`seen`] |
 //! | read at the start, and again when it changes | [`followed`](super::followed) |
 
 pub(crate) mod delegation;
 mod patterns;
 mod request;
 mod rules;
+mod seen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ pub(crate) use self::patterns::is_one_of;
 use self::request::Request;
 pub(crate) use self::request::Wanted;
 pub(crate) use self::rules::Policy;
+pub(crate) use self::seen::Seen;
 use super::HubError;
 use super::authn::{HubApi, Identity};
 use super::followed::{Document, FollowMetrics, Followed, Source};
@@ -65,12 +68,6 @@ pub struct Asked {
     pub method: Method,
     /// What, as the API server sees it.
     pub target: PathAndQuery,
-}
-
-/// What a policy says of one identity of the hub, as it was at one moment.
-pub(crate) struct View<'a> {
-    policy: Arc<Policy>,
-    identity: &'a Identity,
 }
 
 /// Why an identity of the hub is not let through. Says the same whether or not there is such a
@@ -164,15 +161,6 @@ impl Policies {
             self.count(decided.as_ref());
         }
         decided.map(drop)
-    }
-
-    /// The rules about an identity of the hub.
-    ///
-    /// # Errors
-    /// When there are no rules about anybody.
-    pub(crate) fn view<'a>(&self, identity: &'a Identity) -> Result<View<'a>, Denied> {
-        let policy = self.in_force().inspect_err(|denied| self.count(Err(denied)))?;
-        Ok(View { policy, identity })
     }
 
     /// Refuses an identity of the hub that wants to speak for somebody else.
@@ -272,16 +260,6 @@ impl Document for Policy {
 
     fn size(&self) -> usize {
         self.len()
-    }
-}
-
-// === impl View ===
-
-impl View<'_> {
-    /// Whether a rule lets them do anything on `cluster`, so that they may know how it is.
-    pub(crate) fn names(&self, cluster: &ClusterName) -> bool {
-        let Some(impersonated) = &self.identity.impersonation else { return false };
-        self.policy.names(&self.identity.user, &impersonated.groups, cluster)
     }
 }
 
