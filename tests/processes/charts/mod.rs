@@ -16,6 +16,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use cluster_proxy::hub::authn::UnprefixedNames;
+
 use crate::support::process::text;
 
 #[test]
@@ -88,6 +90,28 @@ fn identities_of_the_hub_are_let_in_where_values_say_so() {
         assert!(named.contains(part), "{named}");
     }
     assert!(hub(&["policy=rules: []", "policyConfigMap=theirs"]).contains("one or the other"));
+
+    // Names without a prefix are in a file that the hub takes, and a change of them starts pods anew.
+    let names =
+        hub(&[r"unprefixedNames.users.jane@example\.com=jane", "unprefixedNames.groups.g=dev"]);
+    assert!(names.contains("--unprefixed-names=/etc/cluster-proxy-names/names.yaml"), "{names}");
+    assert!(!plain.contains("unprefixed-names") && !plain.contains("hub-names"), "{plain}");
+    let checksum = |text: &str| {
+        let line = text.lines().find(|line| line.contains("checksum/unprefixed-names: "));
+        line.map(str::to_owned)
+    };
+    let others = hub(&["unprefixedNames.users.joe=joe", "policy=rules: []"]);
+    assert!(checksum(&names).is_some() && checksum(&names) != checksum(&others));
+    for volume in ["name: policy, mountPath: /etc/cluster-proxy,", "name: names, mountPath"] {
+        assert!(others.contains(volume), "{others}");
+    }
+    let maps = names.split("---\n").find(|one| one.contains("name: cluster-proxy-hub-names"));
+    let map: Value = serde_saphyr::from_str(maps.unwrap()).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), map["data"]["names.yaml"].as_str().unwrap()).unwrap();
+    let told = UnprefixedNames::read(file.path()).unwrap().told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().any(|one| one.contains("jane@example.com")), "{told:?}");
 
     // The agent refuses names that do not begin with a prefix of its own, unless it is told.
     let users = "impersonation.users={cluster:hub:a,jane}";

@@ -37,6 +37,15 @@ cluster-proxy-hub-{{ .Release.Namespace }}
 {{- ternary "cluster-proxy-exposed-services" .Values.exposedServicesConfigMap (not (empty .Values.exposedServices)) }}
 {{- end }}
 
+{{- /* What --unprefixed-names reads; nothing without names. */ -}}
+{{- define "hub.unprefixed" -}}
+{{- with .Values.unprefixedNames }}
+{{- if or .users .groups }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "hub.container" -}}
 image: {{ include "hub.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
