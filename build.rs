@@ -1,8 +1,9 @@
 //! What a binary says about itself (`cluster-proxy --version`): commit, compiler, target, features.
 //!
 //! Nothing else goes in, no time and no path, so that the same sources give the same binary. The commit
-//! is read from git's files: neither git nor a repository is needed, and what is not known is said. It
-//! is in release builds alone: elsewhere each commit would compile everything again.
+//! is read from git's files, or was written into this one by `git archive`: neither git nor a repository
+//! is needed, and what is not known is said. Only git can tell whether the sources are still those of the
+//! commit. It is in release builds alone: elsewhere each commit would compile everything again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,23 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let commit = if variable("PROFILE").as_deref() == Some("release") {
-        match head(Path::new(&variable("CARGO_MANIFEST_DIR").unwrap_or_default())) {
-            Some(head) => {
-                for path in &head.watched {
+        let folder = variable("CARGO_MANIFEST_DIR").unwrap_or_default();
+        let root = Path::new(&folder);
+        match (head(root), is_commit(ARCHIVED)) {
+            (Some(head), _) => {
+                let sources = SOURCES.map(PathBuf::from);
+                for path in head.watched.iter().chain(&sources) {
                     println!("cargo::rerun-if-changed={}", path.display());
                 }
-                head.commit
+                let since = match is_changed(root) {
+                    Some(false) => "",
+                    Some(true) => ", changed",
+                    None => ", perhaps changed",
+                };
+                format!("{}{since}", head.commit)
             }
-            None => "unknown (not built in a git repository)".to_owned(),
+            (None, true) => format!("{ARCHIVED}, as archived"),
+            (None, false) => "unknown (neither a git repository nor an archive of one)".to_owned(),
         }
     } else {
         "unknown (a debug build)".to_owned()
@@ -87,6 +97,27 @@ pub(crate) fn head(root: &Path) -> Option<Head> {
             }
         }
     };
-    let is_commit = commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_commit.then_some(Head { commit, watched })
+    is_commit(&commit).then_some(Head { commit, watched })
 }
+
+fn is_commit(text: &str) -> bool {
+    text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether the sources differ from the commit; `None` where git is missing or does not say.
+fn is_changed(root: &Path) -> Option<bool> {
+    let mut git = Command::new("git");
+    git.args(["--no-optional-locks", "status", "--porcelain", "--"]).args(SOURCES);
+    // Of a hook that we may be running in, and about another repository.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        git.env_remove(name);
+    }
+    let output = git.current_dir(root).output().ok()?;
+    output.status.success().then_some(!output.stdout.is_empty())
+}
+
+/// What the binary is made of.
+const SOURCES: [&str; 4] = ["build.rs", "Cargo.lock", "Cargo.toml", "src"];
+
+/// The commit, where `git archive` wrote it here (gitattributes(5), export-subst).
+const ARCHIVED: &str = "$Format:%H$";

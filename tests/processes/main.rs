@@ -35,3 +35,4 @@ mod streams;
 mod support;
 mod terminal;
 mod verbs;
+mod version;
