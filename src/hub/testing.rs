@@ -3,28 +3,30 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 
 use super::authn::{HubApi, SpokeApiError};
 
-/// One that a function answers for: of method, path and body it makes code and body, or nothing where
-/// nobody listens.
-pub(crate) struct Answers<F>(pub(crate) F);
+/// One that a test answers for.
+pub(crate) trait Answering: Send + Sync + 'static {
+    /// Code and body, or nothing where nobody listens.
+    fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> impl Future<Output = Option<(u16, Bytes)>> + Send;
+}
 
-impl<F, A> HubApi for Answers<F>
-where
-    F: Fn(Method, String, Bytes) -> A + Send + Sync + 'static,
-    A: Future<Output = Option<(u16, Bytes)>> + Send + 'static,
-{
+impl<T: Answering> HubApi for T {
     fn get<'a>(
         &'a self,
         path: &'a str,
         _limit: usize,
         _deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        self.0(Method::GET, path.to_owned(), Bytes::new()).map(answer).boxed()
+        Box::pin(async { told(self.answer(Method::GET, path, Bytes::new()).await) })
     }
 
     fn post<'a>(
@@ -34,11 +36,11 @@ where
         _limit: usize,
         _deadline: Duration,
     ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        self.0(Method::POST, path.to_owned(), body).map(answer).boxed()
+        Box::pin(async { told(self.answer(Method::POST, path, body).await) })
     }
 }
 
-fn answer(said: Option<(u16, Bytes)>) -> Result<(StatusCode, Bytes), SpokeApiError> {
+fn told(said: Option<(u16, Bytes)>) -> Result<(StatusCode, Bytes), SpokeApiError> {
     let refused = || SpokeApiError("connection refused".to_owned());
     let (status, body) = said.ok_or_else(refused)?;
     Ok((StatusCode::from_u16(status).unwrap(), body))

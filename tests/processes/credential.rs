@@ -1,40 +1,17 @@
 //! kubectl with the kubeconfigs that `cluster-proxy kubeconfig` writes: each request of a new kubectl
 //! asks `cluster-proxy credential` for a token.
 
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::sandbox;
-use crate::support::process::{Kubectl, Process, fails, free_port, run, text};
-
-/// A sandbox and what a user of it writes for herself.
-struct World {
-    folder: tempfile::TempDir,
-    sandbox: Process,
-    server: String,
-    /// Of the hub's own API.
-    hub: Kubectl,
-}
+use crate::sandbox::World;
+use crate::support::process::{Kubectl, fails, run, text};
 
 // === impl World ===
 
 impl World {
-    async fn start(test: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let hub = Kubectl::new(test, &folder.path().join("box/kubeconfig"))?;
-        let sandbox = sandbox::start(folder.path(), port).await;
-        let server = format!("https://127.0.0.1:{port}");
-        Some(Self { folder, sandbox, server, hub: hub.context("hub") })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Writes a kubeconfig for both clusters, and returns the kubectl that has it.
     fn kubeconfig(&self, name: &str, more: &[&str]) -> Kubectl {
         #[rustfmt::skip]

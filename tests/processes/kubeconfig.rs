@@ -1,40 +1,16 @@
 //! `kubeconfig` for many clusters and into files of others', and `kubectl`, on a sandbox.
 
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::sandbox;
-use crate::support::process::{
-    Kubectl, Process, command as command_of, fails, free_port, run, signal, text,
-};
+use crate::sandbox::World;
+use crate::support::process::{Kubectl, Process, command as command_of, fails, run, signal, text};
 use crate::support::{PATIENCE, eventually};
-
-/// A sandbox, and the flags that lead to it.
-struct World {
-    folder: tempfile::TempDir,
-    sandbox: Process,
-    server: String,
-    hub: Kubectl,
-}
 
 // === impl World ===
 
 impl World {
-    async fn start(test: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let hub = Kubectl::new(test, &folder.path().join("box/kubeconfig"))?;
-        let sandbox = sandbox::start(folder.path(), port).await;
-        let server = format!("https://127.0.0.1:{port}");
-        Some(Self { folder, sandbox, server, hub: hub.context("hub") })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
     fn args<'a>(&'a self, command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         #[rustfmt::skip]
         let args = [

@@ -12,6 +12,33 @@ use crate::support::process::{Kubectl, Process, fails, free_port, text};
 use crate::support::{PATIENCE, eventually};
 use crate::verbs;
 
+/// A sandbox in a folder of its own, `box`, for kubectl and for commands that are run beside it.
+pub(crate) struct World {
+    folder: tempfile::TempDir,
+    pub(crate) sandbox: Process,
+    pub(crate) server: String,
+    /// Of the hub's own API.
+    pub(crate) hub: Kubectl,
+}
+
+// === impl World ===
+
+impl World {
+    /// Says that `test` is skipped where there is no kubectl.
+    pub(crate) async fn start(test: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let hub = Kubectl::new(test, &folder.path().join("box/kubeconfig"))?;
+        let sandbox = start(folder.path(), port).await;
+        let server = format!("https://127.0.0.1:{port}");
+        Some(Self { folder, sandbox, server, hub: hub.context("hub") })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
 pub(crate) async fn start(directory: &Path, port: u16) -> Process {
     start_on(directory, port, None).await
 }

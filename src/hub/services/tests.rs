@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use http::StatusCode;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::hub::authn::SpokeApiError;
+use crate::hub::testing::Answering;
 use crate::telemetry::testing::assert_metrics_written;
 
 const WEB: &str = "- {namespace: shop, service: web}";
@@ -66,31 +65,11 @@ impl File {
 /// The hub's API server, with one ConfigMap or what it answers instead.
 struct Api(Mutex<(u16, Value)>);
 
-impl HubApi for Api {
-    fn get<'a>(
-        &'a self,
-        path: &'a str,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        assert_eq!(path, "/api/v1/namespaces/hub/configmaps/exposed");
+impl Answering for Api {
+    async fn answer(&self, method: Method, path: &str, _: Bytes) -> Option<(u16, Bytes)> {
+        assert_eq!((method, path), (Method::GET, "/api/v1/namespaces/hub/configmaps/exposed"));
         let (status, body) = self.0.lock().unwrap().clone();
-        Box::pin(async move {
-            if status == 0 {
-                return Err(SpokeApiError("connection refused".to_owned()));
-            }
-            Ok((StatusCode::from_u16(status).unwrap(), body.to_string().into()))
-        })
-    }
-
-    fn post<'a>(
-        &'a self,
-        _path: &'a str,
-        _body: Bytes,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        Box::pin(async { panic!("nothing is written here") })
+        (status > 0).then(|| (status, body.to_string().into()))
     }
 }
 

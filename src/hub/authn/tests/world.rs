@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use crate::fleet::{About, ClusterState, TunnelState};
+use crate::hub::testing::Answering;
 use crate::state::FolderStore;
 
 pub(super) const ISSUER: &str = "https://kubernetes.default.svc";
@@ -151,46 +152,23 @@ impl SpokeApi for Spokes {
     }
 }
 
-impl HubApi for HubServer {
-    fn get<'a>(
-        &'a self,
-        _path: &'a str,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
+impl Answering for HubServer {
+    async fn answer(&self, method: Method, path: &str, _: Bytes) -> Option<(u16, Bytes)> {
         let keys = self.keys.lock().unwrap().clone();
-        let delay = *self.delay.lock().unwrap();
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
+        let is_up = !keys.is_empty();
+        if method == Method::GET {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            let delay = *self.delay.lock().unwrap();
             tokio::time::sleep(delay).await;
-            if keys.is_empty() {
-                return Err(SpokeApiError("connection refused".to_owned()));
-            }
-            Ok((StatusCode::OK, jwks(&keys)))
-        })
-    }
-
-    fn post<'a>(
-        &'a self,
-        path: &'a str,
-        _body: Bytes,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
+            return is_up.then(|| (200, jwks(&keys)));
+        }
         assert_eq!(path, "/apis/authentication.k8s.io/v1/tokenreviews");
-        let down = self.keys.lock().unwrap().is_empty();
-        let accepts = self.accepts.load(Ordering::Relaxed);
         self.reviews.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            if down {
-                return Err(SpokeApiError("connection refused".to_owned()));
-            }
-            let user = json!({"username": "system:serviceaccount:apps:reader", "uid": "u",
-                "groups": ["system:serviceaccounts"]});
-            let status = json!({"authenticated": accepts, "user": user});
-            let review = json!({"kind": "TokenReview", "status": status});
-            Ok((StatusCode::CREATED, review.to_string().into()))
-        })
+        let user = json!({"username": "system:serviceaccount:apps:reader", "uid": "u",
+            "groups": ["system:serviceaccounts"]});
+        let status = json!({"authenticated": self.accepts.load(Ordering::Relaxed), "user": user});
+        let review = json!({"kind": "TokenReview", "status": status});
+        is_up.then(|| (201, review.to_string().into()))
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::hub::authn::{Impersonated, Voucher};
 use crate::hub::followed::Source;
-use crate::hub::testing::Answers;
+use crate::hub::testing::Answering;
 
 /// An API server that lets jane see some clusters.
 struct Api {
@@ -35,7 +35,19 @@ impl Api {
         })
     }
 
-    async fn answer(self: Arc<Self>, question: Value) -> Option<(u16, Bytes)> {
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn policies(self: &Arc<Self>, source: Source) -> Policies {
+        let registry = prometheus::Registry::new();
+        Policies::load(source, true, Some(Arc::clone(self) as _), &registry).unwrap()
+    }
+}
+
+impl Answering for Api {
+    async fn answer(&self, _: Method, _: &str, body: Bytes) -> Option<(u16, Bytes)> {
+        let question: Value = serde_json::from_slice(&body).unwrap();
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let now = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_at_once.fetch_max(now, Ordering::Relaxed);
@@ -50,18 +62,6 @@ impl Api {
         let allowed = self.lets.lock().unwrap().iter().any(|name| wanted["name"] == **name);
         let said = json!({"kind": "SubjectAccessReview", "status": {"allowed": allowed}});
         Some((201, said.to_string().into()))
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    fn policies(self: &Arc<Self>, source: Source) -> Policies {
-        let this = Arc::clone(self);
-        let answers = Answers(move |_: Method, _: String, body: Bytes| {
-            Arc::clone(&this).answer(serde_json::from_slice(&body).unwrap())
-        });
-        Policies::load(source, true, Some(Arc::new(answers)), &prometheus::Registry::new()).unwrap()
     }
 }
 

@@ -1,14 +1,14 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use futures_util::future::BoxFuture;
+use http::Method;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::super::config::Url;
 use super::*;
-use crate::hub::authn::SpokeApiError;
+use crate::hub::testing::Answering;
 use crate::pki::ca::Authority;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -139,28 +139,13 @@ async fn an_authority_in_a_file_is_read_each_time_and_nobody_stands_in_for_it() 
 }
 
 /// The hub's API server, with one ConfigMap.
-struct Hub(Mutex<(StatusCode, String)>);
+struct Hub(Mutex<(u16, String)>);
 
-impl HubApi for Hub {
-    fn get<'a>(
-        &'a self,
-        path: &'a str,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        assert_eq!(path, "/api/v1/namespaces/ns/configmaps/ca");
+impl Answering for Hub {
+    async fn answer(&self, method: Method, path: &str, _: Bytes) -> Option<(u16, Bytes)> {
+        assert_eq!((method, path), (Method::GET, "/api/v1/namespaces/ns/configmaps/ca"));
         let (status, body) = self.0.lock().unwrap().clone();
-        Box::pin(async move { Ok((status, body.into())) })
-    }
-
-    fn post<'a>(
-        &'a self,
-        _path: &'a str,
-        _body: Bytes,
-        _limit: usize,
-        _deadline: Duration,
-    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), SpokeApiError>> {
-        unreachable!("a ConfigMap is only read")
+        Some((status, body.into()))
     }
 }
 
@@ -170,7 +155,7 @@ async fn an_authority_in_a_config_map_follows_it() {
     let (namespace, name) = ("ns".to_owned(), "ca".to_owned());
     let authority = IssuerAuthority::ConfigMap { namespace, name };
     let issuer = IssuerConfig { authority, ..server.issuer() };
-    let hub = Hub(Mutex::new((StatusCode::NOT_FOUND, "{}".to_owned())));
+    let hub = Hub(Mutex::new((404, "{}".to_owned())));
     let pem = server.authority.certificate_pem();
     let binary = STANDARD.encode(&pem);
     assert!(matches!(read(&issuer, None).await, Err(ReadError::Authority(_))));
@@ -185,7 +170,7 @@ async fn an_authority_in_a_config_map_follows_it() {
         (serde_json::json!([]), false),
         (serde_json::json!({"data": {"ca.crt": pem, "x": "y"}}), true),
     ] {
-        *hub.0.lock().unwrap() = (StatusCode::OK, map.to_string());
+        *hub.0.lock().unwrap() = (200, map.to_string());
         let read = read(&issuer, Some(&hub)).await;
         assert_eq!(read.is_ok(), good, "{map}");
         assert!(good || matches!(read, Err(ReadError::Authority(_))), "{map}");
