@@ -40,7 +40,8 @@ pub struct HubConfig {
     pub services: Source,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// Worker threads, one runtime each.
+    /// Worker threads, one runtime each; with none, connections are served on the runtime that runs the
+    /// hub.
     pub workers: usize,
     /// How long a hub that stops goes on as if nothing had happened, but for its readiness: balancers
     /// need time to notice. Part of `drain_timeout`.

@@ -29,12 +29,16 @@ struct Threads {
 // === impl Workers ===
 
 impl Workers {
-    /// Starts `count` threads (at least one).
+    /// Starts `count` threads. With none, connections stay on the runtime of whoever calls this: one
+    /// clock and one order for everything, as a simulation needs them.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let mut handles = Vec::new();
         let mut running = Vec::new();
-        for index in 0..count.max(1) {
+        if count == 0 {
+            handles.push(Handle::current());
+        }
+        for index in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             handles.push(runtime.handle().clone());
             let stop = stop.clone();
@@ -60,7 +64,7 @@ impl Workers {
         &self.handles[turn % self.handles.len()]
     }
 
-    /// Ends the threads; tasks that still run are dropped.
+    /// Ends the threads; tasks that still run there are dropped.
     pub(crate) fn stop(&self) {
         self.threads.stop.cancel();
     }
@@ -76,5 +80,20 @@ impl Drop for Threads {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_threads_connections_stay_where_they_are() {
+        let here = Handle::current().id();
+        assert_eq!(Workers::start(0).unwrap().next().id(), here);
+        let workers = Workers::start(2).unwrap();
+        let ids = [(); 3].map(|()| workers.next().id());
+        assert!(!ids.contains(&here));
+        assert!(ids[0] != ids[1] && ids[0] == ids[2], "in turn");
     }
 }

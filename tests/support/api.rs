@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -31,7 +32,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use cluster_proxy::pki::ca::Authority;
 
@@ -70,12 +71,21 @@ struct Shared {
 // === impl FakeApi ===
 
 impl FakeApi {
-    /// Starts one on a free port of the loopback.
+    /// Starts one on a free port of the loopback, on a thread of its own.
     pub(crate) async fn start(name: &str) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut api = Self::at(name, listener.local_addr().unwrap());
+        let serving = api.serving();
+        api.part = Some(Part::start(&format!("api-{name}"), move || async move {
+            listener.set_nonblocking(true).unwrap();
+            serving(TcpListener::from_std(listener).unwrap()).await;
+        }));
+        api
+    }
+
+    /// One that whoever makes it runs, by [`FakeApi::serving`].
+    pub(crate) fn at(name: &str, address: SocketAddr) -> Self {
         let authority = Authority::create("fake API server", DAY).unwrap();
-        let issued =
-            authority.issue_server(&["127.0.0.1".to_owned(), "localhost".to_owned()], DAY).unwrap();
-        let config = certificates::server(&authority, &issued);
         let signer = SigningKey::generate(&format!("{name}-key"));
         let shared = Arc::new(Shared {
             uid: uuid::Uuid::new_v4().to_string(),
@@ -86,21 +96,19 @@ impl FakeApi {
             requests: AtomicU64::new(0),
             heard: Arc::default(),
         });
-        let (bound, address) = oneshot::channel();
-        let served = Arc::clone(&shared);
-        let part = Part::start(&format!("api-{name}"), move || async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            bound.send(listener.local_addr().unwrap()).unwrap();
-            serve(listener, tokio_rustls::TlsAcceptor::from(config), served).await;
-        });
-        Self {
-            name: name.to_owned(),
-            address: address.await.unwrap(),
-            ca_pem: authority.certificate_pem(),
-            authority,
-            shared,
-            part: Some(part),
-        }
+        let ca_pem = authority.certificate_pem();
+        Self { name: name.to_owned(), address, ca_pem, authority, shared, part: None }
+    }
+
+    /// What serves those who come to a listener, for as long as it is polled.
+    pub(crate) fn serving(
+        &self,
+    ) -> impl FnOnce(TcpListener) -> BoxFuture<'static, ()> + Send + use<> {
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let issued = self.authority.issue_server(&names, DAY).unwrap();
+        let config = certificates::server(&self.authority, &issued);
+        let shared = Arc::clone(&self.shared);
+        move |listener| Box::pin(serve(listener, TlsAcceptor::from(config), shared))
     }
 
     /// What clients said in sessions whose server had ended its side first.
@@ -157,9 +165,11 @@ impl FakeApi {
     }
 }
 
-async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        // As Go's servers do: small frames wait for nothing.
+        let _ = stream.set_nodelay(true);
         let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
