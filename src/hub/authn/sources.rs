@@ -47,6 +47,8 @@ pub(super) struct Sources {
     clusters: ArcSwap<HashMap<ClusterName, Arc<KeySet>>>,
     /// Kept sets of clusters that the fleet has not named yet.
     kept: Mutex<HashMap<ClusterName, Kept>>,
+    /// Sets of clusters that have come, before anybody looked whether one was kept of them.
+    arrived: Mutex<Vec<Arc<KeySet>>>,
     /// The owners that all sets were last settled by.
     settled: Mutex<Arc<Owners>>,
     /// The snapshot of a cluster that is not enrolled.
@@ -110,6 +112,7 @@ impl Sources {
             alarms: Alarms::default(),
             clusters: ArcSwap::default(),
             kept: Mutex::new(kept),
+            arrived: Mutex::default(),
             nothing: Arc::new(Snapshot::empty()),
             wake: Notify::new(),
         };
@@ -199,10 +202,11 @@ impl Sources {
     /// Keeps every set fresh. Returns only when the fleet's writer is gone.
     pub(super) async fn run(&self) {
         let mut fleet = self.fleet.clone();
-        let mut reads = FuturesUnordered::new();
+        let (mut reads, mut recalls) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             fleet.mark_unchanged();
             self.reconcile();
+            recalls.extend(lock(&self.arrived).drain(..).map(|set| self.recall(set)));
             let mut next = Instant::now() + INTERVAL;
             for set in self.all() {
                 let (live, about) = match &set.owner {
@@ -224,8 +228,26 @@ impl Sources {
                 changed = fleet.changed() => if changed.is_err() { return },
                 () = self.wake.notified() => {}
                 Some(()) = reads.next() => {}
+                Some(()) = recalls.next() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
+        }
+    }
+
+    /// Takes what is kept of a cluster that has come back, unless its agent was quicker: a good token
+    /// must not get a 401 until then.
+    async fn recall(&self, set: Arc<KeySet>) {
+        let Owner::Cluster(name) = &set.owner else { return };
+        let kept = read_kept(&self.state, &Document::KeySet(name.clone())).await;
+        match kept {
+            Ok(Some(kept)) if set.material().keys.is_empty() => {
+                self.metrics.kept(name.as_str(), kept.read_at);
+                set.replace(Material::from_kept(kept));
+                self.settle(&set, &self.ownership.view());
+                self.reported(name);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(cluster = %name, %error, "no kept key set"),
         }
     }
 
@@ -291,9 +313,12 @@ impl Sources {
         for name in self.fleet.borrow().clusters.keys() {
             let set = current.get(name).cloned().unwrap_or_else(|| {
                 let set = Arc::new(KeySet::new(Owner::Cluster(name.clone())));
-                if let Some(kept) = kept.remove(name) {
-                    set.replace(Material::from_kept(kept));
-                    added.push(set.clone());
+                match kept.remove(name) {
+                    Some(kept) => {
+                        set.replace(Material::from_kept(kept));
+                        added.push(set.clone());
+                    }
+                    None => lock(&self.arrived).push(set.clone()),
                 }
                 set
             });

@@ -205,6 +205,29 @@ async fn removing_a_cluster_frees_its_keys_and_ends_its_tokens() {
     assert_eq!(world.metric(CONFLICTS, "c2"), 0.0);
 }
 
+/// As one that Open Cluster Management accepts again.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_comes_back_is_known_before_its_agent_is_there() {
+    let world = World::new().await;
+    let key = SigningKey::new("one");
+    world.connect("c1", &key).await;
+    let gone = async || {
+        world.fleet.send_modify(|fleet| fleet.clusters.clear());
+        world.settle().await;
+        assert_eq!(world.refusal("c1", &world.good(&key)).await, Refusal::UnknownKey);
+    };
+    gone().await;
+    world.tunnels("c1", 0, false);
+    world.settle().await;
+    assert!(world.ask("c1", &world.good(&key)).await.is_ok());
+    // One that was removed meanwhile is another cluster.
+    gone().await;
+    assert!(world.state.remove(&name("c1")).await.unwrap());
+    world.tunnels("c1", 0, false);
+    world.settle().await;
+    assert_eq!(world.refusal("c1", &world.good(&key)).await, Refusal::UnknownKey);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_hubs_keys_are_its_own_whoever_came_first() {
     let world = World::new().await;
