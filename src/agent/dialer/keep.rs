@@ -160,7 +160,7 @@ impl Dialer {
                     %failure,
                     "no tunnel to the hub; if this goes on, see whether this cluster is enrolled \
                      (`cluster-proxy clusters list` on the hub), and enrol it again if it was \
-                     removed or revoked"
+                     removed or revoked; the hub's log says why it is turned away"
                 );
                 backoff.after_refusal()
             }

@@ -14,7 +14,8 @@ use super::audit::{Asked, Call, Speaking};
 use super::grants::{Roles, uncovered, witness};
 use super::helm::{self, AGENT, HUB};
 use super::scenes::{
-    DEPLOYER, accept, accounts, define, define_on_spoke, deployer, publish, read_as, service, watch,
+    DEPLOYER, accept, accepted_again, accounts, define, define_on_spoke, deployer, publish,
+    read_as, service, watch,
 };
 use super::world::{AGENT_NAMESPACE, Cluster, HUB_NAMESPACE, World};
 use crate::support::client::plain_get;
@@ -106,6 +107,7 @@ async fn every_right_of_the_charts_with_everything_on_is_needed_and_none_is_miss
     )
     .await;
 
+    accepted_again(&world, &deployer).await;
     world.stop_programs().await;
     // Every Secret of the cluster is wider than those of the hub's own namespace, which are
     // needed without this: above.

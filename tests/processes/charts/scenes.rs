@@ -42,6 +42,20 @@ pub(super) fn accept(hub: &Kubectl, clusters: &[&str]) {
     }
 }
 
+/// A cluster that is not accepted for a while is as if it were not enrolled.
+pub(super) async fn accepted_again(world: &World, token: &str) {
+    let (hub, client) = (&world.ground.hub_cluster.kubectl, world.client(token));
+    for (accepts, code) in [(false, 404), (true, 200)] {
+        let patch = json!({"spec": {"hubAcceptsClient": accepts}}).to_string();
+        hub.run(&["patch", "managedclusters", "c1", "--type=merge", "--patch", &patch]);
+        eventually(&format!("c1 is {code}"), PATIENCE, || async {
+            let answer = client.try_get("/c1/api/v1/namespaces/default/pods").await.ok()?;
+            (answer.status == code).then_some(())
+        })
+        .await;
+    }
+}
+
 /// What the spoke has before the agent comes.
 pub(super) fn define_on_spoke(spoke: &Kubectl) {
     spoke.run(&["create", "namespace", "shop"]);
