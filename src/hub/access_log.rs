@@ -1,6 +1,6 @@
 //! One JSON line per request, at its end; for a long stream one at its start too.
 //!
-//! Lines leave through a bounded queue and a thread of their own: a slow disk costs lines (counted),
+//! Lines leave through a bounded queue and a thread of their own: a slow or full disk costs lines (counted),
 //! never requests. A line holds no query (it may carry secrets) and no header but the
 //! request id and the trace id.
 
@@ -89,6 +89,8 @@ impl AccessLogger {
             output: BufWriter::with_capacity(BUFFER, output),
             path,
             moved: Arc::clone(&moved),
+            dropped: dropped.clone(),
+            is_refused: false,
         };
         std::thread::Builder::new()
             .name("access-log".to_owned())
@@ -169,18 +171,20 @@ struct Writer {
     /// Of a file.
     path: Option<PathBuf>,
     moved: Arc<AtomicBool>,
+    dropped: IntCounter,
+    /// The last line could not be written.
+    is_refused: bool,
 }
 
 // === impl Writer ===
 
 impl Writer {
     fn run(mut self, queue: &Receiver<Entry>) {
-        // A failed write loses the lines it had; the next may succeed (a disk that was full).
         while let Ok(entry) = queue.recv() {
             for entry in std::iter::once(entry).chain(queue.try_iter()) {
                 self.look();
                 match entry {
-                    Entry::Line(line) => drop(self.output.write_all(&line)),
+                    Entry::Line(line) => self.write(&line),
                     Entry::Look => {}
                     Entry::Flush(done) => {
                         let _ = self.output.flush();
@@ -197,6 +201,23 @@ impl Writer {
         }
     }
 
+    /// A full disk loses the lines for which the buffer has no room, and says so once; what is in the
+    /// buffer is tried again.
+    fn write(&mut self, lines: &[u8]) {
+        match self.output.write_all(lines) {
+            Ok(()) if std::mem::take(&mut self.is_refused) => {
+                tracing::info!("the access log is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.dropped.inc();
+                if !std::mem::replace(&mut self.is_refused, true) {
+                    tracing::warn!(%error, "the access log cannot be written: lines are lost, and counted");
+                }
+            }
+        }
+    }
+
     /// Opens the file again where that was asked for. One that cannot be opened leaves the old.
     fn look(&mut self) {
         if !self.moved.swap(false, Ordering::AcqRel) {
@@ -206,7 +227,14 @@ impl Writer {
         match open(path) {
             Ok(file) => {
                 let _ = self.output.flush();
-                self.output = BufWriter::with_capacity(BUFFER, Box::new(file));
+                let new = BufWriter::<Box<dyn Write + Send>>::with_capacity(BUFFER, Box::new(file));
+                let old = std::mem::replace(&mut self.output, new);
+                // Something is left where the old one took no more.
+                if let (_, Ok(waiting)) = old.into_parts()
+                    && !waiting.is_empty()
+                {
+                    self.write(&waiting);
+                }
                 tracing::info!("opened the access log again");
             }
             Err(error) => {
@@ -226,6 +254,59 @@ mod tests {
     use super::*;
     use crate::telemetry::trace::Step;
 
+    fn line(log: &AccessLogger, path: &str) {
+        log.log(&AccessLine {
+            time: String::new(),
+            event: "end",
+            request_id: "",
+            trace_id: Step::start(&http::HeaderMap::new()).trace_id(),
+            cluster: "",
+            user: "",
+            client: [127, 0, 0, 1].into(),
+            method: "GET",
+            verb: "get",
+            path,
+            code: 200,
+            hop: "none",
+            received: 0,
+            sent: 0,
+            duration_ms: 0,
+            reason: "",
+        });
+        log.flush();
+    }
+
+    /// `/dev/full` takes nothing, as a full disk does.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("access.log");
+        let long = "/x".repeat(2_000);
+        for (is_full, target) in
+            [(true, Path::new("/dev/full")), (false, &folder.path().join("room"))]
+        {
+            let _ = std::fs::remove_file(&name);
+            std::os::unix::fs::symlink(target, &name).unwrap();
+            let dropped = IntCounter::new("a", "b").unwrap();
+            let log = AccessLogger::open(&AccessLog::File(name.clone()), dropped.clone()).unwrap();
+            for _ in 0..40 {
+                line(&log, &long);
+            }
+            // The buffer has room for some of them, which are tried again.
+            let lost = dropped.get();
+            assert_eq!((lost > 0, lost < 40), (is_full, true), "{lost} are lost");
+            std::fs::remove_file(&name).unwrap();
+            log.reopen();
+            line(&log, "/last");
+            assert_eq!(dropped.get(), lost);
+            let text = std::fs::read_to_string(&name).unwrap();
+            let kept = if is_full { 40 - lost } else { 0 };
+            assert_eq!(text.lines().count() as u64, kept + 1);
+            assert!(text.ends_with('\n') && text.contains("/last"));
+        }
+    }
+
     #[test]
     fn a_moved_file_is_opened_again_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
@@ -234,27 +315,7 @@ mod tests {
         std::fs::create_dir(&parent).unwrap();
         let destination = AccessLog::File(name.clone());
         let log = AccessLogger::open(&destination, IntCounter::new("a", "b").unwrap()).unwrap();
-        let line = |path: &str| {
-            log.log(&AccessLine {
-                time: String::new(),
-                event: "end",
-                request_id: "",
-                trace_id: Step::start(&http::HeaderMap::new()).trace_id(),
-                cluster: "",
-                user: "",
-                client: [127, 0, 0, 1].into(),
-                method: "GET",
-                verb: "get",
-                path,
-                code: 200,
-                hop: "none",
-                received: 0,
-                sent: 0,
-                duration_ms: 0,
-                reason: "",
-            });
-            log.flush();
-        };
+        let line = |path: &str| line(&log, path);
         line("/1");
         std::fs::rename(&name, &away).unwrap();
         line("/2");

@@ -161,7 +161,7 @@ impl Metrics {
                 registry,
                 IntCounter::with_opts(opts(
                     "access_log_lines_dropped_total",
-                    "Access-log lines dropped because their destination was too slow",
+                    "Access-log lines dropped because their destination was too slow, or full",
                 ))?,
             )?,
             limit_hits: LimitHits::new(counter(
