@@ -18,7 +18,7 @@ pub(crate) mod access;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,14 +73,28 @@ struct Shared {
 impl FakeApi {
     /// Starts one on a free port of the loopback, on a thread of its own.
     pub(crate) async fn start(name: &str) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(name, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same at another address.
+    pub(crate) async fn start_at(name: &str, ip: Ipv4Addr) -> Self {
+        let listener = std::net::TcpListener::bind((ip, 0)).unwrap();
         let mut api = Self::at(name, listener.local_addr().unwrap());
-        let serving = api.serving();
-        api.part = Some(Part::start(&format!("api-{name}"), move || async move {
+        api.run(listener);
+        api
+    }
+
+    /// Starts it where it was before it was killed, with its keys.
+    pub(crate) fn restart(&mut self) {
+        self.run(std::net::TcpListener::bind(self.address).unwrap());
+    }
+
+    fn run(&mut self, listener: std::net::TcpListener) {
+        let serving = self.serving();
+        self.part = Some(Part::start(&format!("api-{}", self.name), move || async move {
             listener.set_nonblocking(true).unwrap();
             serving(TcpListener::from_std(listener).unwrap()).await;
         }));
-        api
     }
 
     /// One that whoever makes it runs, by [`FakeApi::serving`].
@@ -104,7 +118,8 @@ impl FakeApi {
     pub(crate) fn serving(
         &self,
     ) -> impl FnOnce(TcpListener) -> BoxFuture<'static, ()> + Send + use<> {
-        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        names.extend(Some(self.address.ip().to_string()).filter(|ip| !names.contains(ip)));
         let issued = self.authority.issue_server(&names, DAY).unwrap();
         let config = certificates::server(&self.authority, &issued);
         let shared = Arc::clone(&self.shared);
