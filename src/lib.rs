@@ -12,6 +12,7 @@
 //!
 //! | layer | modules | what lives there |
 //! |---|---|---|
+//! | 7 | `fuzzing` | what parsers promise, for tests and cargo-fuzz alone |
 //! | 6 | [`cli`] | what an operator types: flags to validated configuration, exit codes |
 //! | 5 | `sandbox` | hub, spokes and agents in one process, for a first try and for tests |
 //! | 4 | [`hub`], [`agent`], `miniapi` | the two processes, and the in-memory Kubernetes API; none imports another |
@@ -30,6 +31,8 @@ pub mod credential;
 pub mod drain;
 pub mod egress;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod hash;
 pub mod hop;
 pub mod hub;

@@ -1,5 +1,7 @@
 //! `kubeconfig`: writes a kubeconfig for clusters behind the hub.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod merge;
 pub(super) mod select;
 mod write;

@@ -36,6 +36,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::kubeconfig::fuzzing;
 use self::output::{Output, table};
 use crate::drain::Drain;
 use crate::telemetry::log::{self, Format};

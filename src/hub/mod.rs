@@ -33,6 +33,8 @@ mod flood;
 pub(crate) mod followed;
 mod forward;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod headers;
 pub mod hosts;
 pub mod limits;

@@ -24,6 +24,8 @@ mod claims;
 mod credential;
 mod decide;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod home;
 mod hub_reviews;
 mod identity;

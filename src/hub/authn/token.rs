@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::Refusal;
 
@@ -102,7 +103,9 @@ impl<'de> Visitor<'de> for UniqueNames {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         let mut seen = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
-            map.next_value::<IgnoredAny>()?;
+            // Read, not skipped: what is skipped may hold text that is no Unicode, and numbers that are
+            // none, which others refuse.
+            map.next_value::<Value>()?;
             if !seen.insert(name) {
                 return Err(serde::de::Error::custom("a name stands twice"));
             }
@@ -184,6 +187,15 @@ mod tests {
         assert_eq!(refusal(r#"{"alg":["RS256"]}"#), Some(Refusal::Header));
         let unsigned = token(r#"{"alg":"RS256"}"#, "{}").replace("c2ln", "");
         assert_eq!(Unverified::parse(&unsigned).err(), Some(Refusal::Algorithm));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_json_too() {
+        assert_eq!(refusal(r#"{"alg":"RS256","x":["\ud83d\ude00",1e300]}"#), None);
+        for other in [r#""\ud800""#, r#"["\udc00"]"#, "1e400", r#"{"y":"\ud800"}"#] {
+            let header = format!(r#"{{"alg":"RS256","x":{other}}}"#);
+            assert_eq!(refusal(&header), Some(Refusal::Header), "{other}");
+        }
     }
 
     #[test]
