@@ -15,6 +15,7 @@ mod support;
 mod work;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -54,8 +55,14 @@ async fn compare(options: &Options) {
     let refused = pair.client().token("garbage").get("/c1/api/v1/nodes").await;
     refused.assert_status(401, "Unauthorized");
     let peers = peers::start(&pair).await;
+    let works = work::all();
+    let works: Vec<_> = works.iter().filter(|work| work.name.contains(&options.work)).collect();
+    let callers = works.iter().map(|work| work.tokens).max().unwrap_or(0);
+    let tokens = (0..callers).map(|caller| pair.api.token(&format!("caller-{caller}")));
+    let tokens: Arc<[String]> = tokens.collect();
     let ours = Proxy {
         name: report::OURS,
+        tokens: Arc::clone(&tokens),
         hub: &pair.hub,
         agent: &pair.agent,
         client: pair.client(),
@@ -63,6 +70,7 @@ async fn compare(options: &Options) {
     };
     let others = peers.iter().map(|peer| Proxy {
         name: peer.name,
+        tokens: Arc::clone(&tokens),
         hub: &peer.hub,
         agent: &peer.agent,
         client: peer.client.clone(),
@@ -72,15 +80,16 @@ async fn compare(options: &Options) {
     let round = Duration::from_secs_f64(options.seconds);
     println!("{} rounds of {round:?}; ratios are ours / peer", options.rounds);
     let mut rows = Vec::new();
-    for work in work::all().iter().filter(|work| work.name.contains(&options.work)) {
+    for work in works {
         let mut measured: Vec<Measured> =
             proxies.iter().map(|proxy| Measured::new(proxy.name)).collect();
         // One round of each fills caches and connection pools.
         for counted in 0..=options.rounds {
             for (proxy, measured) in proxies.iter().zip(&mut measured) {
-                let round = work.round(proxy, round).await;
-                if counted > 0 {
-                    measured.rounds.push(round);
+                match work.round(proxy, round).await {
+                    Ok(round) if counted > 0 => measured.rounds.push(round),
+                    Ok(_) => {}
+                    Err(status) => measured.failed = Some(status),
                 }
             }
         }

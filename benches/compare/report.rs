@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use http::StatusCode;
 use serde::Serialize;
 
 use crate::measure::milliseconds;
@@ -12,6 +13,8 @@ use crate::work::{Round, Work};
 pub(crate) struct Measured {
     name: &'static str,
     pub(crate) rounds: Vec<Round>,
+    /// What it answered instead of a 200: then nothing of it counts.
+    pub(crate) failed: Option<StatusCode>,
 }
 
 /// One ratio.
@@ -37,11 +40,14 @@ struct Document<'a> {
 
 impl Measured {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, rounds: Vec::new() }
+        Self { name, rounds: Vec::new(), failed: None }
     }
 
     /// Of all rounds, or of none.
     fn all(&self, value: impl Fn(&Round) -> Option<f64>) -> Vec<f64> {
+        if self.failed.is_some() {
+            return Vec::new();
+        }
         self.rounds.iter().map(value).collect::<Option<_>>().unwrap_or_default()
     }
 }
@@ -51,6 +57,10 @@ pub(crate) fn tell(work: &Work, measured: &[Measured]) -> Vec<Row> {
     println!("\n{}", work.name);
     let unit = if work.task.is_stream() { "s/GiB" } else { "us" };
     for one in measured {
+        if let Some(status) = one.failed {
+            println!("  {:<14} answered {status}", one.name);
+            continue;
+        }
         let middle = |value: &dyn Fn(&Round) -> Option<f64>, digits: usize| {
             let middle = median(&one.all(value));
             middle.map_or_else(|| "-".to_owned(), |middle| format!("{middle:.digits$}"))

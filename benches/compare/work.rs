@@ -1,9 +1,10 @@
 //! What is asked of every proxy, and one round of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use http::Request;
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use crate::measure::{Asker, quantile};
@@ -18,6 +19,8 @@ pub(crate) struct Work {
     pub(crate) task: Task,
     pub(crate) http2: bool,
     pub(crate) connections: usize,
+    /// Tokens that take turns. One caller has at most 400 requests in flight in our hub's defaults.
+    pub(crate) tokens: usize,
 }
 
 /// What each connection does.
@@ -43,6 +46,8 @@ pub(crate) struct Proxy<'a> {
     pub(crate) client: Client,
     /// What comes before the path of the API server.
     pub(crate) prefix: &'static str,
+    /// Good tokens, each of its own ServiceAccount.
+    pub(crate) tokens: Arc<[String]>,
 }
 
 /// What one round measured.
@@ -68,6 +73,12 @@ pub(crate) fn all() -> Vec<Work> {
         }
         list.push(Work::new(name, task, true, 32));
     }
+    let many = Work::new("get-3k7", Task::List, false, 32);
+    list.push(Work {
+        name: format!("{}-tokens-{MANY_TOKENS}", many.name),
+        tokens: MANY_TOKENS,
+        ..many
+    });
     list.push(Work::new("post-10k", Task::Post(10 << 10), false, 32));
     for (name, task) in
         [("download-512m", Task::Download(512 << 20)), ("upload-512m", Task::Upload(512 << 20))]
@@ -84,11 +95,17 @@ impl Work {
     fn new(name: &str, task: Task, http2: bool, connections: usize) -> Self {
         let version = if http2 { "h2" } else { "h1" };
         let name = format!("{name}-{version}-c{connections}");
-        Self { name, task, http2, connections }
+        let tokens = connections.div_ceil(CONNECTIONS_PER_TOKEN);
+        Self { name, task, http2, connections, tokens }
     }
 
     /// Opens the connections, then measures until `round` is over, or until every stream is.
-    pub(crate) async fn round(&self, proxy: &Proxy<'_>, round: Duration) -> Round {
+    /// What a proxy answered instead of a 200 is the error.
+    pub(crate) async fn round(
+        &self,
+        proxy: &Proxy<'_>,
+        round: Duration,
+    ) -> Result<Round, StatusCode> {
         let client = if self.http2 { proxy.client.http2() } else { proxy.client.clone() };
         let expected = self.task.expected().await;
         let opening = (0..self.connections).map(|_| Asker::connect(&client));
@@ -98,14 +115,18 @@ impl Work {
         let (task, end) = (self.task, start + round);
         let running: Vec<_> = askers
             .into_iter()
-            .map(|asker| {
-                let (client, expected) = (client.clone(), expected.clone());
-                tokio::spawn(task.run(asker, client, proxy.prefix, expected, end))
+            .enumerate()
+            .map(|(turn, asker)| {
+                let tokens = Arc::clone(&proxy.tokens);
+                let turns = (turn..self.tokens.max(turn + 1)).step_by(self.connections);
+                let callers = turns.map(|turn| client.token(&tokens[turn % self.tokens]));
+                let (callers, expected) = (callers.collect(), expected.clone());
+                tokio::spawn(task.run(asker, callers, proxy.prefix, expected, end))
             })
             .collect();
         let mut latencies = Vec::new();
         for connection in running {
-            latencies.extend(connection.await.unwrap());
+            latencies.extend(connection.await.unwrap()?);
         }
         let took = start.elapsed();
         let after = [proxy.hub.cpu(), proxy.agent.cpu()];
@@ -117,13 +138,13 @@ impl Work {
             requests / 1e6
         };
         let each = |index: usize| (after[index] - before[index]).as_secs_f64() / unit;
-        Round {
+        Ok(Round {
             per_second: requests / took.as_secs_f64(),
             p50: quantile(&latencies, 0.5),
             p99: (latencies.len() >= ENOUGH_FOR_P99).then(|| quantile(&latencies, 0.99)),
             hub: each(0),
             agent: each(1),
-        }
+        })
     }
 }
 
@@ -159,19 +180,27 @@ impl Task {
         }
     }
 
-    /// Works until `end`, checks every body, and returns how long each request took.
+    /// Works until `end` as each of `callers` in turn, checks every body, and returns how long each
+    /// request took.
     async fn run(
         self,
         mut asker: Asker,
-        client: Client,
+        callers: Vec<Client>,
         prefix: &'static str,
         expected: Checksum,
         end: Instant,
-    ) -> Vec<Duration> {
+    ) -> Result<Vec<Duration>, StatusCode> {
         let mut latencies = Vec::new();
-        while latencies.is_empty() || (!self.is_stream() && Instant::now() < end) {
+        for caller in callers.iter().cycle() {
+            if !latencies.is_empty() && (self.is_stream() || Instant::now() >= end) {
+                break;
+            }
             let start = Instant::now();
-            let body = asker.send(self.request(&client, prefix)).await.into_body();
+            let response = asker.try_send(self.request(caller, prefix)).await;
+            if response.status() != StatusCode::OK {
+                return Err(response.status());
+            }
+            let body = response.into_body();
             let arrived = match self {
                 Self::Post(_) | Self::Upload(_) => told_by_sink(body).await,
                 Self::List | Self::Get(_) | Self::Download(_) => digest(body).await.unwrap(),
@@ -179,7 +208,7 @@ impl Task {
             latencies.push(start.elapsed());
             assert_eq!(arrived, expected, "a whole body");
         }
-        latencies
+        Ok(latencies)
     }
 }
 
@@ -191,6 +220,10 @@ async fn told_by_sink(body: hyper::body::Incoming) -> Checksum {
     (told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned())
 }
 
+/// Below what one caller may have in flight.
+const CONNECTIONS_PER_TOKEN: usize = 256;
+/// Callers of a large fleet, all at once.
+pub(crate) const MANY_TOKENS: usize = 10_000;
 /// Handshakes at a time: our hub refuses a source that begins too many at once.
 const OPENING: usize = 16;
 /// Ten requests beyond the quantile.
