@@ -1,5 +1,6 @@
 //! A request from the tunnel becomes a request to the API server, or is refused.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::metrics::Metrics;
 use super::services::{Exposure, Services, TrustError};
 use super::upgrade;
 use super::upstream::{Account, UpstreamError};
+use crate::hop;
 use crate::telemetry::trace::TraceParent;
 use crate::tunnel::connect;
 use crate::tunnel::headers::{FAULT, Fault, Mode, TOOK, took_value};
@@ -160,7 +162,9 @@ impl Service {
         if !connect::is_connect(&request) {
             let mut request = request;
             return match self.clean(mode, request.headers_mut()) {
-                Ok(()) => self.pass(account, request, responder).await,
+                // Boxed here, where it holds little: each caller has room for its argument and for
+                // what it awaits.
+                Ok(()) => Box::pin(self.pass(account, request, responder)).await,
                 Err(headers::NotExactlyOne) => refuse(responder, Fault::Refused),
             };
         }
@@ -248,11 +252,14 @@ impl Service {
             if body.is_end_stream() { no_body() } else { body.map_err(Into::into).boxed_unsync() };
         let access = self.accesses.current();
         let started = Instant::now();
-        let sent = access.upstream.send(account, Request::from_parts(parts, body));
-        let outcome = tokio::select! {
-            outcome = sent => outcome,
-            // Dropping the request ends it at the API server, which may be working hard on it.
-            _ = responder.cancelled() => return Outcome::Cancelled,
+        let outcome = {
+            // Pinned, or there would be room for it twice.
+            let sent = pin!(access.upstream.send(account, Request::from_parts(parts, body)));
+            tokio::select! {
+                outcome = sent => outcome,
+                // Dropping the request ends it at the API server, which may be working hard on it.
+                _ = responder.cancelled() => return Outcome::Cancelled,
+            }
         };
         match outcome {
             Ok(answer) => {
@@ -300,6 +307,7 @@ impl Service {
         let mut headers = parts.headers;
         headers::clean_response(&mut headers);
         headers.insert(TOOK, took_value(took));
+        hop::mark_unique(&mut headers, &[TOOK, headers::AUDIT_ID]);
         let Ok(send) = responder.send(head(status, headers), ended) else {
             return Outcome::Cancelled;
         };

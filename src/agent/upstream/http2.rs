@@ -122,7 +122,9 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::spawn(self.0.clone().run_until_cancelled_owned(task));
+        // Boxed: one of them is spawned for each request, with room for a whole connection, and a task
+        // is moved several times until it runs, and once at its end.
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(Box::pin(task)));
     }
 }
 

@@ -15,6 +15,7 @@ use super::key_sets::{KeySet, Signer};
 use super::oidc::sets::Vouched;
 use super::token::Unverified;
 use super::{Authenticator, AuthnError, Identity, Inner, Refusal};
+use crate::hub::token_key::TokenKey;
 use crate::name::ClusterName;
 
 /// What the key sets say of a token.
@@ -34,13 +35,26 @@ impl Authenticator {
         set: Option<&Arc<KeySet>>,
         headers: &mut HeaderMap,
     ) -> Result<Arc<Identity>, AuthnError> {
-        let Inner { cache, metrics, sources, waiting, .. } = &*self.0;
+        let Inner { cache, metrics, sources, .. } = &*self.0;
         let token = Token::take(headers)?;
         let key = cache.key(cluster, &token);
         if let Some(answer) = cache.get(&key, self.generation(set), sources.now()) {
             metrics.cache_hit(answer.is_ok());
             return answer;
         }
+        // Boxed: most requests end above, and each would have room for the waits below.
+        Box::pin(self.find_out(cluster, set, token, key)).await
+    }
+
+    /// Decides about a token that was not answered a moment ago.
+    async fn find_out(
+        &self,
+        cluster: &ClusterName,
+        set: Option<&Arc<KeySet>>,
+        token: Token,
+        key: TokenKey,
+    ) -> Result<Arc<Identity>, AuthnError> {
+        let Inner { cache, sources, waiting, .. } = &*self.0;
         let unverified = match Unverified::parse(token.as_str()) {
             Err(Refusal::Opaque) if self.0.config.opaque_tokens => {
                 let generation = self.generation(set);

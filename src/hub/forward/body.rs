@@ -32,7 +32,12 @@ enum Source {
     /// From the tunnel.
     Tunnel(ReceiveBody),
     /// From the tunnel, and may outlive the caller's right to it.
-    Live { body: ReceiveBody, end: End },
+    Live {
+        body: ReceiveBody,
+        end: End,
+        /// Frames since `end` was last asked.
+        unasked: u8,
+    },
     /// The same, and made to be ended.
     Watch(WatchBody<ReceiveBody>),
 }
@@ -64,7 +69,7 @@ impl ResponseBody {
 
     /// A body from the tunnel that breaks off when `end` is ready.
     pub(super) fn live(body: ReceiveBody, end: End) -> Self {
-        Self { source: Source::Live { body, end }, record: None }
+        Self { source: Source::Live { body, end, unasked: 0 }, record: None }
     }
 
     /// A watch from the tunnel, whose place in `events` is known: ends cleanly when `end` is ready.
@@ -101,13 +106,19 @@ impl Body for ResponseBody {
                 ready!(Pin::new(body).poll_frame(context)).map(|Ok(frame)| Ok(frame))
             }
             Source::Tunnel(body) => ready!(Pin::new(body).poll_frame(context)),
-            Source::Live { body, end } => {
-                // First, so that a stream that never pauses ends as well.
-                if let Poll::Ready(reason) = end.as_mut().poll(context) {
-                    this.end(reason);
-                    return Poll::Ready(Some(Err(BrokenBody::Ended(reason))));
+            Source::Live { body, end, unasked } => {
+                let polled = Pin::new(body).poll_frame(context);
+                // An answer that is there needs no end. One that pauses may have one, and one that
+                // never pauses has to have it as well.
+                *unasked += 1;
+                if polled.is_pending() || *unasked == MOST_UNASKED {
+                    *unasked = 0;
+                    if let Poll::Ready(reason) = end.as_mut().poll(context) {
+                        this.end(reason);
+                        return Poll::Ready(Some(Err(BrokenBody::Ended(reason))));
+                    }
                 }
-                ready!(Pin::new(body).poll_frame(context))
+                ready!(polled)
             }
             Source::Watch(watch) => match ready!(watch.poll_next(context)) {
                 Next::Frame(frame) => frame,
@@ -162,6 +173,9 @@ impl Drop for ResponseBody {
         }
     }
 }
+
+/// Frames that come one after the other before the end of a stream is asked for: some MiB at most.
+const MOST_UNASKED: u8 = 16;
 
 /// Data as it is, and of trailers what a client may be told.
 fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {

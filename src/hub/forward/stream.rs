@@ -35,14 +35,18 @@ pub(super) async fn forward(
         .then(|| RequestBody::new(body, traffic.unwrap_or_default(), forwarder.max_body, place));
     let supervised = live.is_some();
     let right = forwarder.right(&order, live);
-    let (response, tunnel) = match supervised {
-        // An upload, or a wait for the head, may take as long as any stream.
-        true => tokio::select! {
-            biased;
-            reason = right.lost() => return Err(refusal(reason)),
-            sent = send(forwarder, &order, body) => sent?,
-        },
-        false => send(forwarder, &order, body).await?,
+    let (response, tunnel) = {
+        // Pinned, or there would be room for it in each way to wait for it.
+        let sent = pin!(send(forwarder, &order, body));
+        match supervised {
+            // An upload, or a wait for the head, may take as long as any stream.
+            true => tokio::select! {
+                biased;
+                reason = right.lost() => return Err(refusal(reason)),
+                sent = sent => sent?,
+            },
+            false => sent.await?,
+        }
     };
     check_fault(&response, &order)?;
     Ok(answer(forwarder, &order, &tunnel, response, right, record))
