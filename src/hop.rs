@@ -41,6 +41,17 @@ pub fn is_identity(name: &str) -> bool {
     name == AUTHORIZATION.as_str() || IDENTITY.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Marks values that no later message repeats, so that HPACK never indexes them (RFC 7541 section
+/// 6.2.3): an encoder looks through all values that its table has of a name, and each one there has
+/// pushed out another that would be used again. They are no secrets.
+pub fn mark_unique(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
 /// What `Connection` names goes, except what nobody may talk us out of: who is asking, and what the
 /// body is.
 fn remove(headers: &mut HeaderMap) {

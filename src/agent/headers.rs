@@ -87,6 +87,9 @@ fn clean_request(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
 }
 
+/// What a kube-apiserver calls each request.
+pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
 /// `X-Remote-User` and so on: an API server with a request-header CA believes them.
 const REMOTE: &str = "x-remote-";
 

@@ -8,7 +8,7 @@ mod location;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::hop::{self, is_identity};
-use crate::telemetry::trace::Step;
+use crate::telemetry::trace::{Step, TRACEPARENT};
 use crate::tunnel::headers::PREFIX;
 
 /// The request's name in every log it passes, ours and the API server's.
@@ -89,6 +89,7 @@ pub(crate) fn upstream(
     }
     headers.insert(X_REQUEST_ID, request_id.clone());
     step.pass_on(headers);
+    hop::mark_unique(headers, &[X_REQUEST_ID, TRACEPARENT]);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(HeaderName::from_static("x-forwarded-for"), client);
     }
@@ -106,6 +107,7 @@ pub(crate) fn downstream(
     remove_ours(headers, peer);
     location::settle(headers, root);
     headers.insert(X_REQUEST_ID, request_id.clone());
+    hop::mark_unique(headers, &[X_REQUEST_ID]);
 }
 
 /// Turns the trailers of a spoke's answer into the client's, in place: the rule for its head, and
@@ -143,9 +145,10 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
             id.clone()
         }
         _ => {
-            let id = uuid::Uuid::new_v4().hyphenated().to_string();
+            let mut text = uuid::Uuid::encode_buffer();
+            let id = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text);
             // Invariant: a UUID is hexadecimal digits and hyphens.
-            HeaderValue::from_str(&id).expect("a uuid is a header value")
+            HeaderValue::from_str(id).expect("a uuid is a header value")
         }
     }
 }

@@ -17,8 +17,9 @@ use zeroize::Zeroizing;
 
 use super::Refusal;
 
-/// A bearer token: never shown, wiped when dropped.
-pub(super) struct Token(Zeroizing<String>);
+/// A bearer token: never shown. It shares the bytes of its header, which the request keeps anyway: a
+/// copy would cost every request more than finding its caller.
+pub(super) struct Token(HeaderValue);
 
 // === impl Token ===
 
@@ -39,10 +40,7 @@ impl Token {
                 Ok(token)
             }
             (None, Some((token, others))) => {
-                let bearer = Zeroizing::new(format!("{SCHEME}{}", token.as_str()));
-                let mut value = HeaderValue::from_str(&bearer).map_err(|_| Refusal::Malformed)?;
-                value.set_sensitive(true);
-                headers.insert(AUTHORIZATION, value);
+                headers.insert(AUTHORIZATION, token.0.clone());
                 headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
                 Ok(token)
             }
@@ -51,19 +49,24 @@ impl Token {
 
     /// The token itself, for verification only.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        let text = self.0.to_str().ok().and_then(|text| text.strip_prefix(SCHEME));
+        text.expect("invariant: `parse` saw the scheme, and nothing but ASCII behind it")
     }
 
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        if text.len() > MAX_TOKEN {
+    /// Of the value of an `Authorization`.
+    fn parse(value: &HeaderValue) -> Result<Self, Refusal> {
+        let token = value.as_bytes().strip_prefix(SCHEME.as_bytes()).ok_or(Refusal::Malformed)?;
+        if token.len() > MAX_TOKEN {
             return Err(Refusal::TooLarge);
         }
-        let body = text.trim_end_matches('=');
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-        if body.is_empty() || !body.bytes().all(allowed) {
+        let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
+        let body = &token[..token.len() - padding];
+        if body.is_empty() || !body.iter().all(|byte| TOKEN_BYTES[usize::from(*byte)]) {
             return Err(Refusal::Malformed);
         }
-        Ok(Self(Zeroizing::new(text.to_owned())))
+        let mut value = value.clone();
+        value.set_sensitive(true);
+        Ok(Self(value))
     }
 }
 
@@ -79,9 +82,7 @@ fn from_authorization(headers: &HeaderMap) -> Result<Option<Token>, Refusal> {
     if values.next().is_some() {
         return Err(Refusal::Malformed);
     }
-    let text = value.to_str().map_err(|_| Refusal::Malformed)?;
-    let token = text.strip_prefix(SCHEME).ok_or(Refusal::Malformed)?;
-    Token::parse(token).map(Some)
+    Token::parse(value).map(Some)
 }
 
 /// The token among the subprotocols, and the list without it.
@@ -119,7 +120,8 @@ fn decode(encoded: &str) -> Result<Token, Refusal> {
         return Err(Refusal::TooLarge);
     }
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Refusal::Malformed)?);
-    Token::parse(std::str::from_utf8(&bytes).map_err(|_| Refusal::Malformed)?)
+    let bearer = Zeroizing::new([SCHEME.as_bytes(), &bytes].concat());
+    Token::parse(&HeaderValue::from_bytes(&bearer).map_err(|_| Refusal::Malformed)?)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -131,6 +133,20 @@ const SCHEME: &str = "Bearer ";
 
 /// What a subprotocol that carries a token starts with.
 const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// What a token is made of, before its padding (RFC 6750 section 2.1, `b64token`).
+const TOKEN_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        allowed[byte] = matches!(
+            byte as u8,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'+' | b'/'
+        );
+        byte += 1;
+    }
+    allowed
+};
 
 /// Longest token: service account tokens have 1 to 2 KiB, and a header line rarely passes 16 KiB.
 const MAX_TOKEN: usize = 16 * 1024;
