@@ -7,6 +7,7 @@
 //! | has no `ManagedCluster`s, twice in a row | every cluster that is enrolled |
 //! | has them, and lets us list and watch | those that are accepted |
 //! | has them, and does not let us | every cluster that is enrolled; the log says what is missing |
+//! | is being rid of their definition, and so of all of them | what it said last, until it is gone |
 //! | does not answer | what it said last; before its first word, every cluster that is enrolled |
 
 use std::borrow::Cow;
@@ -23,7 +24,7 @@ use kube::runtime::watcher::{self, Config, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_of};
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::controllers::ControllersConfig;
 use crate::kubernetes::{self, EndpointError, explain, explain_watch, is_code, served};
@@ -44,6 +45,15 @@ struct View {
     looked: bool,
     /// `None` where everybody is accepted.
     accepted: Option<BTreeSet<ClusterName>>,
+}
+
+/// What events tell.
+#[derive(Default)]
+struct Known {
+    accepted: BTreeSet<ClusterName>,
+    /// Accepted until they were deleted a moment ago: by somebody who means them, or with all others by
+    /// who deletes the definition.
+    doubted: BTreeSet<ClusterName>,
 }
 
 /// What the log was told last: each problem once.
@@ -121,21 +131,42 @@ impl Acceptance {
     async fn watch(&self, hub: &Client, resource: &ApiResource, told: &mut Told) {
         let api = Api::<DynamicObject>::all_with(hub.clone(), resource);
         let mut events = pin!(watch_of(api, Config::default()).default_backoff());
-        let mut accepted = BTreeSet::new();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if take(&mut accepted, &event) {
-                        told.0.clear();
-                        self.learn(Some(accepted.clone()));
-                    }
+        let mut known = Known::default();
+        let mut doubt: Option<Instant> = None;
+        loop {
+            let doubted = async {
+                match doubt {
+                    Some(until) => sleep_until(until).await,
+                    None => pending().await,
                 }
-                Err(error) => {
-                    told.problem(&explain_watch(RIGHT, &error));
-                    self.looked();
-                    if is_forbidden(&error) || served::is_gone(hub, resource).await {
-                        return;
+            };
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        if known.take(&event) {
+                            told.0.clear();
+                            self.learn(Some(known.all()));
+                        }
+                        if !known.doubted.is_empty() {
+                            doubt.get_or_insert_with(|| Instant::now() + DOUBT);
+                        }
                     }
+                    Some(Err(error)) => {
+                        told.problem(&explain_watch(RIGHT, &error));
+                        self.looked();
+                        if is_forbidden(&error) || served::is_gone(hub, resource).await {
+                            return;
+                        }
+                    }
+                    None => return,
+                },
+                () = doubted => {
+                    let is_meant = served::takes_new(hub, resource).await.unwrap_or(false);
+                    if is_meant {
+                        known.doubted.clear();
+                        self.learn(Some(known.all()));
+                    }
+                    doubt = (!is_meant).then(|| Instant::now() + DOUBT);
                 }
             }
         }
@@ -167,6 +198,37 @@ impl Acceptance {
     }
 }
 
+// === impl Known ===
+
+impl Known {
+    /// Takes over an event. Returns whether all is known after it.
+    fn take(&mut self, event: &Event<DynamicObject>) -> bool {
+        let cluster = match event {
+            Event::Init => {
+                *self = Self::default();
+                return false;
+            }
+            Event::InitDone => return true,
+            Event::InitApply(cluster) | Event::Apply(cluster) | Event::Delete(cluster) => cluster,
+        };
+        let name = cluster.metadata.name.as_deref().unwrap_or_default();
+        // What is no name of ours cannot be enrolled.
+        if let Ok(name) = ClusterName::parse(name) {
+            let was_accepted = self.accepted.remove(&name) | self.doubted.remove(&name);
+            match (accepts(cluster), is_deleted(event, cluster)) {
+                (true, false) => drop(self.accepted.insert(name)),
+                (true, true) if was_accepted => drop(self.doubted.insert(name)),
+                _ => {}
+            }
+        }
+        !matches!(event, Event::InitApply(_))
+    }
+
+    fn all(&self) -> BTreeSet<ClusterName> {
+        self.accepted.union(&self.doubted).cloned().collect()
+    }
+}
+
 // === impl Told ===
 
 impl Told {
@@ -186,33 +248,14 @@ impl Told {
     }
 }
 
-/// Takes over an event. Returns whether `accepted` is whole after it.
-fn take(accepted: &mut BTreeSet<ClusterName>, event: &Event<DynamicObject>) -> bool {
-    match event {
-        Event::Init => accepted.clear(),
-        Event::InitDone => return true,
-        Event::InitApply(cluster) | Event::Apply(cluster) | Event::Delete(cluster) => {
-            let name = cluster.metadata.name.as_deref().unwrap_or_default();
-            // What is no name of ours cannot be enrolled.
-            if let Ok(name) = ClusterName::parse(name) {
-                let goes = matches!(event, Event::Delete(_));
-                if !goes && is_accepted(cluster) {
-                    accepted.insert(name);
-                } else {
-                    accepted.remove(&name);
-                }
-            }
-            return !matches!(event, Event::InitApply(_));
-        }
-    }
-    false
+/// As OCM's own controllers see it: what is being deleted has left its sets and its profiles.
+fn is_deleted(event: &Event<DynamicObject>, cluster: &DynamicObject) -> bool {
+    matches!(event, Event::Delete(_)) || cluster.metadata.deletion_timestamp.is_some()
 }
 
-/// As OCM's own controllers see it: what is being deleted has left its sets and its profiles.
-fn is_accepted(cluster: &DynamicObject) -> bool {
+fn accepts(cluster: &DynamicObject) -> bool {
     let accepts = cluster.data.pointer("/spec/hubAcceptsClient");
-    cluster.metadata.deletion_timestamp.is_none()
-        && accepts.and_then(serde_json::Value::as_bool) == Some(true)
+    accepts.and_then(serde_json::Value::as_bool) == Some(true)
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {
@@ -231,6 +274,8 @@ const KIND: &str = "ManagedCluster";
 const RIGHT: &str = "no list and watch of managedclusters (cluster.open-cluster-management.io)";
 /// So many looks in a row that find no such kind are believed.
 const CERTAIN: u32 = 2;
+/// How long it takes at most until discovery knows that a definition is being deleted.
+const DOUBT: Duration = Duration::from_secs(2);
 /// How long a hub that starts waits for the first word.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::Client;
-use kube::discovery::{self, ApiResource};
+use kube::discovery::{self, ApiCapabilities, ApiResource, verbs};
 
 use super::is_code;
 
@@ -13,6 +13,14 @@ pub async fn find(
     group: &str,
     kind: &str,
 ) -> Result<Option<ApiResource>, kube::Error> {
+    Ok(look(hub, group, kind).await?.map(|(resource, _)| resource))
+}
+
+async fn look(
+    hub: &Client,
+    group: &str,
+    kind: &str,
+) -> Result<Option<(ApiResource, ApiCapabilities)>, kube::Error> {
     let found = match tokio::time::timeout(DEADLINE, discovery::group(hub, group)).await {
         Err(_) => return Err(kube::Error::Service("no answer in time".into())),
         Ok(Err(kube::Error::Discovery(kube::error::DiscoveryError::MissingApiGroup(_)))) => {
@@ -21,7 +29,17 @@ pub async fn find(
         Ok(Err(error)) if is_code(&error, 404) => return Ok(None),
         Ok(found) => found?,
     };
-    Ok(found.recommended_kind(kind).map(|(resource, _)| resource))
+    Ok(found.recommended_kind(kind))
+}
+
+/// Whether objects of a kind can be made. A definition that is being deleted takes none, and discovery
+/// says so before the first of its objects goes (apiextensions-apiserver, `Terminating`).
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn takes_new(hub: &Client, known: &ApiResource) -> Result<bool, kube::Error> {
+    let found = look(hub, &known.group, &known.kind).await?;
+    Ok(found.is_some_and(|(_, capabilities)| capabilities.supports_operation(verbs::CREATE)))
 }
 
 /// Whether a kind is certainly not served as `known` any more: it is gone, or has another version.

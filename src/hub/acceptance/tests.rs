@@ -19,6 +19,8 @@ struct World {
     wire: Wire,
     /// We may not list or watch them.
     forbidden: Arc<AtomicBool>,
+    /// Their definition is being deleted.
+    terminating: Arc<AtomicBool>,
 }
 
 // === impl World ===
@@ -26,7 +28,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let api = InMemory::start().await;
-        Self { wire: api.wire(), api, forbidden: Arc::default() }
+        Self { wire: api.wire(), api, forbidden: Arc::default(), terminating: Arc::default() }
     }
 
     /// Looks for the first time, and follows.
@@ -38,17 +40,29 @@ impl World {
 
     fn watched(&self) -> Client {
         let (wire, forbidden) = (self.wire.clone(), self.forbidden.clone());
+        let terminating = self.terminating.clone();
         let answer = move |request: Request<Body>| {
-            let (mut wire, forbidden) = (wire.clone(), forbidden.load(Ordering::Relaxed));
+            let (mut wire, is) = (wire.clone(), |flag: &AtomicBool| flag.load(Ordering::Relaxed));
+            let (forbidden, terminating) = (is(&forbidden), is(&terminating));
             async move {
                 let path = request.uri().path();
-                if !forbidden || !path.ends_with("/managedclusters") {
+                let (code, said) = if forbidden && path.ends_with("/managedclusters") {
+                    let said = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "reason": "Forbidden", "message": "not you", "code": 403});
+                    (403, said)
+                } else if terminating && path == DISCOVERY {
+                    // As a real API server says it.
+                    let verbs = ["delete", "deletecollection", "get", "list", "watch"];
+                    let kind = json!({"name": "managedclusters", "singularName": "managedcluster",
+                        "namespaced": false, "kind": "ManagedCluster", "verbs": verbs});
+                    let said = json!({"kind": "APIResourceList", "apiVersion": "v1",
+                        "groupVersion": format!("{GROUP}/v1"), "resources": [kind]});
+                    (200, said)
+                } else {
                     return wire.call(request).await.map(|answer| answer.map(Either::Left));
-                }
-                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "reason": "Forbidden", "message": "not you", "code": 403});
-                let body = Either::Right(Full::new(Bytes::from(status.to_string())));
-                Ok(Response::builder().status(403).body(body).unwrap())
+                };
+                let body = Either::Right(Full::new(Bytes::from(said.to_string())));
+                Ok(Response::builder().status(code).body(body).unwrap())
             }
         };
         Client::new(tower::service_fn(answer), "default")
@@ -144,11 +158,33 @@ async fn without_managed_clusters_everybody_is_accepted() {
     until(&acceptance, &[]).await;
     world.cluster("c1", true).await;
     until(&acceptance, &["c1"]).await;
-    let before = tokio::time::Instant::now();
+    let before = Instant::now();
     world.delete(&format!("{DEFINITIONS}/managedclusters.{GROUP}")).await;
     until(&acceptance, &["c1", "c2", "c9"]).await;
     // One look that finds none could be one of an API server that has just started.
     assert!(before.elapsed() >= served::LOOK_AGAIN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_is_deleted_takes_no_cluster_along() {
+    let world = World::start().await;
+    world.define().await;
+    for name in ["c1", "c2"] {
+        world.cluster(name, true).await;
+    }
+    let (acceptance, _following) = world.follow().await;
+    world.terminating.store(true, Ordering::Relaxed);
+    world.delete(&format!("{CLUSTERS}/c1")).await;
+    sleep(Duration::from_secs(60)).await;
+    until(&acceptance, &["c1", "c2"]).await;
+    world.merge("c1", json!({"metadata": {"finalizers": null}})).await;
+    sleep(Duration::from_secs(60)).await;
+    // What somebody says of one of them counts all the same.
+    world.merge("c2", json!({"spec": {"hubAcceptsClient": false}})).await;
+    until(&acceptance, &["c1"]).await;
+    // It was c1 alone after all.
+    world.terminating.store(false, Ordering::Relaxed);
+    until(&acceptance, &[]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +203,7 @@ async fn an_api_server_that_does_not_answer_changes_nothing() {
         drop(following);
 
         // One that starts meanwhile does not wait for long, and knows of nobody's acceptance.
-        let before = tokio::time::Instant::now();
+        let before = Instant::now();
         let (acceptance, _following) = world.follow().await;
         assert!(before.elapsed() <= FIRST_LOOK);
         until(&acceptance, &["c1", "c2", "c9"]).await;
@@ -196,5 +232,6 @@ fn a_problem_is_told_once_until_there_is_another() {
     assert!(told.is_new("b") && told.is_new("a"));
 }
 
+const DISCOVERY: &str = "/apis/cluster.open-cluster-management.io/v1";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const CLUSTERS: &str = "/apis/cluster.open-cluster-management.io/v1/managedclusters";
