@@ -25,7 +25,7 @@ impl World {
     /// Something happens, and everything becomes well again.
     pub(crate) fn strike(&mut self) {
         let cluster = self.chance.random_range(0..CLUSTERS);
-        match self.chance.random_range(0..11) {
+        match self.chance.random_range(0..12) {
             0 => self.bad_line(cluster),
             1 => self.partition(cluster, false),
             2 => self.partition(cluster, true),
@@ -34,6 +34,7 @@ impl World {
             5 | 6 => self.drain_hub(),
             7 => self.kill_agent(cluster),
             8 | 9 => self.roll_agent(cluster),
+            10 => self.kill_one_of_two(cluster),
             _ => self.kill_api(cluster),
         }
         if self.chance.random_bool(0.3) {
@@ -47,7 +48,7 @@ impl World {
     /// one could be overlooked.
     pub(crate) fn recover(&mut self) {
         let (begun, mut well_since) = (self.now, None);
-        loop {
+        let well_since = loop {
             let look = self.look();
             let agents = |cluster: usize| self.spokes[cluster].agents.len() * TUNNELS;
             let is_well = look.clusters.len() == CLUSTERS
@@ -57,20 +58,20 @@ impl World {
             match well_since {
                 _ if !is_well => well_since = None,
                 None => well_since = Some(self.now),
-                Some(since) if self.now - since >= SURE => break,
+                Some(since) if self.now - since >= SURE => break since,
                 Some(_) => {}
             }
             if self.now - begun > RECOVERY {
                 self.ledger.wrong(format!("not well {RECOVERY:?} after {begun:?}: {look:?}"));
-                break;
+                break self.now;
             }
             self.pass(Duration::from_secs(1));
-        }
-        let now = self.now;
+        };
+        // What stays well for so long was it from the beginning on: nothing may fail since then.
         for excuse in &mut self.excuses {
-            excuse.to.get_or_insert(now);
+            excuse.to.get_or_insert(well_since);
         }
-        self.tell("all is well".to_owned());
+        self.tell(format!("all is well since {well_since:.3?}"));
     }
 
     fn look(&mut self) -> Look {
@@ -166,6 +167,11 @@ impl World {
         self.tell("the connections of callers break".to_owned());
         self.excuse(&[Kind::Refused, Kind::Cut], None, self.now);
         self.to_users.break_all();
+        self.excused_so_far();
+    }
+
+    /// The last excuse is for what had begun; a moment, in which everybody hears of it.
+    fn excused_so_far(&mut self) {
         self.pass(Duration::from_millis(200));
         if let Some(excuse) = self.excuses.last_mut() {
             excuse.to = Some(self.now);
@@ -229,6 +235,17 @@ impl World {
         }
         self.tell(format!("c{cluster}: the first agent has ended"));
         self.spokes[cluster].agents.remove(0);
+    }
+
+    /// What runs through it breaks off, and the other one serves at once.
+    fn kill_one_of_two(&mut self, cluster: usize) {
+        self.tell(format!("c{cluster}: another agent comes"));
+        self.start_agent(cluster);
+        self.recover();
+        self.tell(format!("c{cluster}: the first agent is killed"));
+        self.excuse(&[Kind::Answered, Kind::Cut, Kind::Ended], Some(cluster), self.now);
+        self.spokes[cluster].agents.remove(0);
+        self.excused_so_far();
     }
 
     fn kill_api(&mut self, cluster: usize) {
