@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::access::Reading;
 use super::renewal;
 use super::serve::Service;
+use crate::kubernetes::Claims;
 use crate::pki::credentials::AgentCredentials;
 
 /// Follows kubeconfig, token and the authorities of services; never returns. When `asked` is notified, the folder of the agent is
@@ -29,11 +30,11 @@ pub(super) async fn follow(
         if asked && renewal::enrolled_anew(&credentials).await {
             renewed.send_modify(|count| *count += 1);
         }
-        let claims = accesses.current().token.claims();
+        let claims = told(accesses.current().token.claims());
         match accesses.refresh().await {
             Ok(Reading::Changed) => {
                 tracing::info!("using the changed access to the API server");
-                if accesses.current().token.claims() != claims {
+                if told(accesses.current().token.claims()) != claims {
                     renewed.send_modify(|count| *count += 1);
                 }
                 reported = None;
@@ -73,6 +74,28 @@ pub(super) async fn follow(
     }
 }
 
+/// What a hello tells of the token. Its end is no part of that: every renewed token has another, and
+/// tunnels that are made anew end the watches in the old ones.
+fn told(claims: Claims) -> (Option<String>, Vec<String>) {
+    (claims.issuer, claims.audiences)
+}
+
 /// The kubelet renews a mounted token at 80 % of its life, and clients are asked to read the file
 /// once a minute; half of that leaves room for a slow read.
 const INTERVAL: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_differs_in_its_end_alone_makes_no_tunnel_anew() {
+        let claims = |audience: &str, expires| Claims {
+            issuer: Some("i".into()),
+            audiences: vec![audience.into()],
+            expires: Some(expires),
+        };
+        assert_eq!(told(claims("a", 1)), told(claims("a", 2)));
+        assert_ne!(told(claims("a", 1)), told(claims("b", 1)));
+    }
+}
