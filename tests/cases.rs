@@ -1,5 +1,5 @@
-//! `tests/README.md` against the tests: each of the 120 security cases has one, and every test that the
-//! page names is there.
+//! `tests/README.md` against the tests: each of the 120 security cases has one, and every test that it
+//! or another page names is there.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,26 @@ fn every_test_that_the_page_names_is_there() {
         }
     }
     assert!(lost.is_empty(), "tests/README.md names what is not there: {lost:#?}");
+}
+
+#[test]
+fn every_test_that_another_page_names_is_there() {
+    let (mut named, mut binaries) = (0, BTreeMap::new());
+    for page in PAGES {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        for span in text.split('`').skip(1).step_by(2) {
+            let Some((binary, path)) = span.split_once(' ') else { continue };
+            let is_path =
+                path.chars().all(|letter| letter.is_alphanumeric() || "_:".contains(letter));
+            if is_binary(binary) && is_path {
+                named += 1;
+                let tests = binaries.entry(binary.to_owned()).or_insert_with(|| tests_of(binary));
+                let is_there = tests.iter().any(|test| test.starts_with(path));
+                assert!(is_there, "{page} names `{span}`, which is not there");
+            }
+        }
+    }
+    assert!(named > 30, "SECURITY.md names tests, and {named} were found");
 }
 
 /// So that nobody takes the two above for blind.
@@ -199,6 +219,7 @@ fn root() -> &'static Path {
 }
 
 const CASES: u32 = 120;
-const BINARIES: [&str; 7] =
-    ["lib", "spine", "processes", "attacks", "architecture", "simulation", ".ci/run"];
+const BINARIES: [&str; 8] =
+    ["lib", "spine", "processes", "attacks", "architecture", "simulation", "faults", ".ci/run"];
+const PAGES: [&str; 4] = ["README.md", "SECURITY.md", "deploy/README.md", "tests/README.md"];
 const TABLES: [&str; 2] = ["## Upstream's acceptance cases", "## Security cases"];
