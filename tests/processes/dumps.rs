@@ -32,6 +32,7 @@ async fn hub_and_agent_leave_no_core_and_show_no_memory() {
     #[rustfmt::skip]
     let mut hub = start("hub", &[
         "hub", "--dir", "hub", "--listen", &user, "--agent-listen", &agents, "--admin-address", &admin,
+        "--drain-timeout", "2s",
     ]);
     hub.wait_for("listening", PATIENCE).await;
     let agents = agents.replace("127.0.0.1", "localhost");
@@ -44,7 +45,7 @@ async fn hub_and_agent_leave_no_core_and_show_no_memory() {
     #[rustfmt::skip]
     let mut agent = start("agent", &[
         "agent", "--hub", &agents, "--dir", "agent", "--kubeconfig", "kubeconfig",
-        "--admin-address", "127.0.0.1:0",
+        "--admin-address", "127.0.0.1:0", "--drain-timeout", "2s",
     ]);
     agent.wait_for("agent starts", PATIENCE).await;
 

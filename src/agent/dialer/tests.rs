@@ -41,6 +41,19 @@ async fn ready_with_its_tunnels_and_gone_after_a_drain() {
 }
 
 #[tokio::test]
+async fn a_stop_in_the_middle_of_a_dial_leaves_no_tunnel() {
+    let world = World::enrolled(Duration::ZERO).await;
+    let hub = world.hub(ANY_PORT).await;
+    hub.greets.send_replace(false);
+    let running = world.agent(&hub).await;
+    hub.waiting.acquire_many(2).await.unwrap().forget();
+    running.drain.stop();
+    running.task.await.unwrap().unwrap();
+    hub.greets.send_replace(true);
+    assert!(running.drain.finish(PATIENCE).await, "a tunnel outlives the agent that dialled it");
+}
+
+#[tokio::test]
 async fn a_restarted_hub_has_its_agent_back_soon() {
     let world = World::enrolled(Duration::ZERO).await;
     let mut hub = world.hub(ANY_PORT).await;

@@ -75,6 +75,8 @@ impl Dialer {
             .map_err(Failure::of_handshake)?;
         let instead_of = instead_of.map(|old| old.replica.clone());
         let mut tunnel = self.serve(stream, renewed, Limit { tunnels: self.tunnels, instead_of });
+        // Who stops waiting, because the agent stops, would leave a tunnel that nobody says goodbye on.
+        let abandoned = tunnel.goodbye.clone().drop_guard();
         let mut greeting = tunnel.link.greeting.subscribe();
         let said = tokio::select! {
             biased;
@@ -92,6 +94,7 @@ impl Dialer {
             return Err(Failure::Surplus(replica));
         }
         tunnel.replica = replica;
+        abandoned.disarm();
         Ok(tunnel)
     }
 
