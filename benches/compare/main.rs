@@ -12,6 +12,7 @@ mod ratios;
 mod report;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod task;
 mod work;
 
 use std::path::Path;

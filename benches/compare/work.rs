@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::measure::{Asker, quantile};
-use crate::support::api::LIST;
-use crate::support::bodies::{digest, source_body};
-use crate::support::client::{Body, Client, empty};
+use crate::support::client::Client;
 use crate::support::process::Process;
+use crate::task::Task;
 
 /// One line of the table.
 pub(crate) struct Work {
@@ -21,21 +20,6 @@ pub(crate) struct Work {
     pub(crate) connections: usize,
     /// Tokens that take turns. One caller has at most 400 requests in flight in our hub's defaults.
     pub(crate) tokens: usize,
-}
-
-/// What each connection does.
-#[derive(Clone, Copy)]
-pub(crate) enum Task {
-    /// Asks for a short list again and again.
-    List,
-    /// Asks for this many bytes again and again.
-    Get(u64),
-    /// Sends this many bytes again and again.
-    Post(u64),
-    /// Asks for this many bytes, once.
-    Download(u64),
-    /// Sends this many bytes, once.
-    Upload(u64),
 }
 
 /// One of those that are compared.
@@ -61,9 +45,6 @@ pub(crate) struct Round {
     pub(crate) agent: f64,
 }
 
-/// Length and SHA-256.
-type Checksum = (u64, String);
-
 /// The whole list, the most wanted first.
 pub(crate) fn all() -> Vec<Work> {
     let mut list = Vec::new();
@@ -80,6 +61,15 @@ pub(crate) fn all() -> Vec<Work> {
         ..many
     });
     list.push(Work::new("post-10k", Task::Post(10 << 10), false, 32));
+    for (name, task) in [
+        ("watches-200-by-50", Task::Events { pause: Duration::from_millis(20) }),
+        ("exec-echo", Task::Echo),
+        ("connect-full", Task::Connect { resumed: false }),
+        ("connect-resumed", Task::Connect { resumed: true }),
+    ] {
+        let connections = if matches!(task, Task::Events { .. }) { 200 } else { 8 };
+        list.push(Work::new(name, task, false, connections));
+    }
     for (name, task) in
         [("download-512m", Task::Download(512 << 20)), ("upload-512m", Task::Upload(512 << 20))]
     {
@@ -146,78 +136,6 @@ impl Work {
             agent: each(1),
         })
     }
-}
-
-// === impl Task ===
-
-impl Task {
-    /// Whether one body lasts, so that its bytes count and not its request.
-    pub(crate) fn is_stream(self) -> bool {
-        matches!(self, Self::Download(_) | Self::Upload(_))
-    }
-
-    /// What the body is that each request moves.
-    async fn expected(self) -> Checksum {
-        let body = match self {
-            Self::List => crate::support::client::full("n".repeat(LIST)),
-            Self::Get(bytes) | Self::Post(bytes) | Self::Download(bytes) | Self::Upload(bytes) => {
-                source_body(bytes)
-            }
-        };
-        digest(body).await.unwrap()
-    }
-
-    fn request(self, client: &Client, prefix: &str) -> Request<Body> {
-        let service = format!("{prefix}/api/v1/namespaces/default/services/x/proxy");
-        match self {
-            Self::List => client.request("GET", &format!("{prefix}/api/v1/nodes"), empty()),
-            Self::Get(bytes) | Self::Download(bytes) => {
-                client.request("GET", &format!("{service}/source?bytes={bytes}"), empty())
-            }
-            Self::Post(bytes) | Self::Upload(bytes) => {
-                client.request("POST", &format!("{service}/sink"), source_body(bytes))
-            }
-        }
-    }
-
-    /// Works until `end` as each of `callers` in turn, checks every body, and returns how long each
-    /// request took.
-    async fn run(
-        self,
-        mut asker: Asker,
-        callers: Vec<Client>,
-        prefix: &'static str,
-        expected: Checksum,
-        end: Instant,
-    ) -> Result<Vec<Duration>, StatusCode> {
-        let mut latencies = Vec::new();
-        for caller in callers.iter().cycle() {
-            if !latencies.is_empty() && (self.is_stream() || Instant::now() >= end) {
-                break;
-            }
-            let start = Instant::now();
-            let response = asker.try_send(self.request(caller, prefix)).await;
-            if response.status() != StatusCode::OK {
-                return Err(response.status());
-            }
-            let body = response.into_body();
-            let arrived = match self {
-                Self::Post(_) | Self::Upload(_) => told_by_sink(body).await,
-                Self::List | Self::Get(_) | Self::Download(_) => digest(body).await.unwrap(),
-            };
-            latencies.push(start.elapsed());
-            assert_eq!(arrived, expected, "a whole body");
-        }
-        Ok(latencies)
-    }
-}
-
-/// What the API server says of the body that it got.
-async fn told_by_sink(body: hyper::body::Incoming) -> Checksum {
-    use http_body_util::BodyExt as _;
-    let told = body.collect().await.unwrap().to_bytes();
-    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
-    (told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned())
 }
 
 /// Below what one caller may have in flight.

@@ -2,13 +2,14 @@
 //! of the times it took.
 #![allow(dead_code, reason = "each benchmark uses a part of this module")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::client::{Body, Client, empty};
@@ -37,7 +38,7 @@ impl Asker {
             (Sender::Http2(sender), tokio::spawn(connection))
         } else {
             let (sender, connection) = http1::handshake(stream).await.unwrap();
-            (Sender::Http1(sender), tokio::spawn(connection))
+            (Sender::Http1(sender), tokio::spawn(connection.with_upgrades()))
         };
         let connection = AbortOnDropHandle::new(connection);
         Self { client: client.clone(), sender, _connection: connection }
@@ -65,6 +66,22 @@ impl Asker {
         let body = self.send(request).await.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len(), bytes, "a whole body");
     }
+}
+
+/// How late each line of `/proxy/ticks` was until `end`: it says when it was made.
+pub(crate) async fn lateness(mut body: Incoming, end: Instant) -> Vec<Duration> {
+    let (mut late, mut part) = (Vec::new(), Vec::new());
+    while let Ok(Some(frame)) = tokio::time::timeout_at(end, body.frame()).await {
+        part.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        let now = SystemTime::now();
+        while let Some(length) = part.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = part.drain(..=length).collect();
+            let nanos: u64 = std::str::from_utf8(&line).unwrap().trim().parse().unwrap();
+            let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+            late.push(now.duration_since(made).unwrap_or_default());
+        }
+    }
+    late
 }
 
 /// The time that `share` of `sorted` did not exceed.

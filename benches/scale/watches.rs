@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+use crate::measure::{lateness, milliseconds, quantile};
 use crate::support::PATIENCE;
 use crate::support::client::{Client, empty};
 use crate::support::processes::Pair;
@@ -59,19 +60,37 @@ async fn round(count: usize, way: Way) -> f64 {
     let grown = |now: u64, before: u64| now.saturating_sub(before) as f64;
     let hub = grown(pair.hub.memory(), before[0]);
     let agent = grown(pair.agent.memory(), before[1]);
+    let late = events(&pair.client()).await;
     let how = match way {
         Way::Http1 => "with a TLS connection each".to_owned(),
         Way::Http2 { connections } => format!("over {connections} HTTP/2 connections"),
     };
     println!(
         "{count} idle watches {how}: hub {:.1} KiB and agent {:.1} KiB each; opened in {:.1} s with {:.0} us \
-         of CPU each",
+         of CPU each; events beside them p50 {:.2} ms, p99 {:.2} ms late",
         kib(hub / count as f64),
         kib(agent / count as f64),
         took.as_secs_f64(),
         cpu.as_secs_f64() * 1e6 / count as f64,
+        milliseconds(quantile(&late, 0.5)),
+        milliseconds(quantile(&late, 0.99)),
     );
     hub + agent
+}
+
+/// How late the events of some busy streams are, sorted.
+async fn events(client: &Client) -> Vec<Duration> {
+    let end = Instant::now() + LISTENING;
+    let mut hearing = tokio::task::JoinSet::new();
+    for _ in 0..BUSY {
+        let request = client.request("GET", TICKS, empty());
+        let response = client.open(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        hearing.spawn(lateness(response.into_body(), end));
+    }
+    let mut late: Vec<Duration> = hearing.join_all().await.into_iter().flatten().collect();
+    late.sort_unstable();
+    late
 }
 
 /// An open watch that has had its first event.
@@ -125,6 +144,10 @@ async fn first(response: http::Response<Incoming>) -> Watch {
 }
 
 const WATCH: &str = "/c1/api/v1/configmaps?watch=true";
+/// Ten events a second.
+const TICKS: &str = "/c1/api/v1/namespaces/default/services/x/proxy/ticks?ms=100";
+const BUSY: usize = 50;
+const LISTENING: Duration = Duration::from_secs(10);
 /// At a time: how fast connections open is another benchmark's.
 const OPENING: usize = 20;
 const SETTLING: Duration = Duration::from_secs(5);

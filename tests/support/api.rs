@@ -5,6 +5,7 @@
 //! | `/api/v1/namespaces/default/services/x/proxy/source?bytes=N` | N bytes of [`pattern`] |
 //! | `.../proxy/sink` | length and SHA-256 of the request's body |
 //! | `.../proxy/echo` | the request's head as JSON |
+//! | `.../proxy/ticks?ms=N` | the time, every N ms, for ever |
 //! | `.../pods/p/log?follow=true` | a line every 50 ms, for ever |
 //! | `/api/v1/configmaps?watch=true` | one event, then silence |
 //! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
@@ -36,7 +37,7 @@ use tokio_rustls::TlsAcceptor;
 
 use cluster_proxy::pki::ca::Authority;
 
-use super::bodies::{digest, pattern, source_body, stream_body};
+use super::bodies::{digest, pattern, source_body, stream_body, ticks};
 use super::certificates;
 use super::client::{Body, full};
 use super::part::Part;
@@ -286,6 +287,9 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
         }
         _ if path.ends_with("/proxy/firehose") => {
             streamed(stream::iter(0..).map(|index: u64| pattern(index)))
+        }
+        _ if path.ends_with("/proxy/ticks") => {
+            streamed(ticks(Duration::from_millis(number("ms").unwrap_or(1000))))
         }
         _ if path.ends_with("/proxy/sink") => match digest(request.into_body()).await {
             Ok((bytes, sha256)) => reply(&json!({"bytes": bytes, "sha256": sha256})),

@@ -1,11 +1,13 @@
 //! Bodies that no real API server has: long ones that can be told apart, and ones made of pieces.
 
 use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use tokio::time::MissedTickBehavior;
 
 use super::client::Body;
 
@@ -30,6 +32,17 @@ pub(crate) fn source(bytes: u64) -> impl Stream<Item = Bytes> + Send + Sync {
         let mut chunk = pattern(index);
         chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         chunk
+    })
+}
+
+/// A line each `pause`, for ever: the nanoseconds since 1970 at which it was made.
+pub(crate) fn ticks(pause: Duration) -> impl Stream<Item = Bytes> + Send + Sync {
+    let mut interval = tokio::time::interval(pause);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    stream::unfold(interval, |mut interval| async {
+        interval.tick().await;
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Some((Bytes::from(format!("{}\n", now.as_nanos())), interval))
     })
 }
 
