@@ -6,9 +6,11 @@
 //! |---|---|
 //! | has no `ManagedCluster`s, twice in a row | every cluster that is enrolled |
 //! | has them, and lets us list and watch | those that are accepted |
-//! | has them, and does not let us | every cluster that is enrolled; the log says what is missing |
-//! | is being rid of their definition, and so of all of them | what it said last, until it is gone |
+//! | has them, and does not let us | what it said last; before its first word, every cluster that is enrolled; the log says what is missing |
+//! | is being rid of their definition, and so of all of them | what it said last, until it is gone; before its first word, those that are still there |
 //! | does not answer | what it said last; before its first word, every cluster that is enrolled |
+
+mod known;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,12 +22,13 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use kube::api::DynamicObject;
 use kube::discovery::ApiResource;
-use kube::runtime::watcher::{self, Config, Event};
+use kube::runtime::watcher::{self, Config};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_of};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::known::Known;
 use super::controllers::ControllersConfig;
 use crate::kubernetes::{self, EndpointError, explain, explain_watch, is_code, served};
 use crate::name::ClusterName;
@@ -45,15 +48,6 @@ struct View {
     looked: bool,
     /// `None` where everybody is accepted.
     accepted: Option<BTreeSet<ClusterName>>,
-}
-
-/// What events tell.
-#[derive(Default)]
-struct Known {
-    accepted: BTreeSet<ClusterName>,
-    /// Accepted until they were deleted a moment ago: by somebody who means them, or with all others by
-    /// who deletes the definition.
-    doubted: BTreeSet<ClusterName>,
 }
 
 /// What the log was told last: each problem once.
@@ -131,24 +125,21 @@ impl Acceptance {
     async fn watch(&self, hub: &Client, resource: &ApiResource, told: &mut Told) {
         let api = Api::<DynamicObject>::all_with(hub.clone(), resource);
         let mut events = pin!(watch_of(api, Config::default()).default_backoff());
-        let mut known = Known::default();
-        let mut doubt: Option<Instant> = None;
+        let mut known = Known::after(self.view.borrow().accepted.clone());
         loop {
+            let ask_at = known.ask_at();
             let doubted = async {
-                match doubt {
-                    Some(until) => sleep_until(until).await,
+                match ask_at {
+                    Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
             };
             tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
-                        if known.take(&event) {
+                        if known.take(&event, Instant::now()) {
                             told.0.clear();
                             self.learn(Some(known.all()));
-                        }
-                        if !known.doubted.is_empty() {
-                            doubt.get_or_insert_with(|| Instant::now() + DOUBT);
                         }
                     }
                     Some(Err(error)) => {
@@ -161,12 +152,13 @@ impl Acceptance {
                     None => return,
                 },
                 () = doubted => {
-                    let is_meant = served::takes_new(hub, resource).await.unwrap_or(false);
-                    if is_meant {
-                        known.doubted.clear();
+                    let asked = Instant::now();
+                    if served::takes_new(hub, resource).await.unwrap_or(false) {
+                        known.believe(asked);
                         self.learn(Some(known.all()));
+                    } else {
+                        known.doubt(Instant::now());
                     }
-                    doubt = (!is_meant).then(|| Instant::now() + DOUBT);
                 }
             }
         }
@@ -198,37 +190,6 @@ impl Acceptance {
     }
 }
 
-// === impl Known ===
-
-impl Known {
-    /// Takes over an event. Returns whether all is known after it.
-    fn take(&mut self, event: &Event<DynamicObject>) -> bool {
-        let cluster = match event {
-            Event::Init => {
-                *self = Self::default();
-                return false;
-            }
-            Event::InitDone => return true,
-            Event::InitApply(cluster) | Event::Apply(cluster) | Event::Delete(cluster) => cluster,
-        };
-        let name = cluster.metadata.name.as_deref().unwrap_or_default();
-        // What is no name of ours cannot be enrolled.
-        if let Ok(name) = ClusterName::parse(name) {
-            let was_accepted = self.accepted.remove(&name) | self.doubted.remove(&name);
-            match (accepts(cluster), is_deleted(event, cluster)) {
-                (true, false) => drop(self.accepted.insert(name)),
-                (true, true) if was_accepted => drop(self.doubted.insert(name)),
-                _ => {}
-            }
-        }
-        !matches!(event, Event::InitApply(_))
-    }
-
-    fn all(&self) -> BTreeSet<ClusterName> {
-        self.accepted.union(&self.doubted).cloned().collect()
-    }
-}
-
 // === impl Told ===
 
 impl Told {
@@ -248,16 +209,6 @@ impl Told {
     }
 }
 
-/// As OCM's own controllers see it: what is being deleted has left its sets and its profiles.
-fn is_deleted(event: &Event<DynamicObject>, cluster: &DynamicObject) -> bool {
-    matches!(event, Event::Delete(_)) || cluster.metadata.deletion_timestamp.is_some()
-}
-
-fn accepts(cluster: &DynamicObject) -> bool {
-    let accepts = cluster.data.pointer("/spec/hubAcceptsClient");
-    accepts.and_then(serde_json::Value::as_bool) == Some(true)
-}
-
 fn is_forbidden(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
@@ -274,8 +225,6 @@ const KIND: &str = "ManagedCluster";
 const RIGHT: &str = "no list and watch of managedclusters (cluster.open-cluster-management.io)";
 /// So many looks in a row that find no such kind are believed.
 const CERTAIN: u32 = 2;
-/// How long it takes at most until discovery knows that a definition is being deleted.
-const DOUBT: Duration = Duration::from_secs(2);
 /// How long a hub that starts waits for the first word.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 

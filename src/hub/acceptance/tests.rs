@@ -1,12 +1,13 @@
 //! An API server in memory, and a clock that is not waited for.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tower::Service as _;
 
@@ -21,6 +22,10 @@ struct World {
     forbidden: Arc<AtomicBool>,
     /// Their definition is being deleted.
     terminating: Arc<AtomicBool>,
+    /// Lists of them take [`LONG`].
+    slow: Arc<AtomicBool>,
+    /// How many were asked for.
+    lists: Arc<AtomicUsize>,
 }
 
 // === impl World ===
@@ -28,7 +33,14 @@ struct World {
 impl World {
     async fn start() -> Self {
         let api = InMemory::start().await;
-        Self { wire: api.wire(), api, forbidden: Arc::default(), terminating: Arc::default() }
+        Self {
+            wire: api.wire(),
+            api,
+            forbidden: Arc::default(),
+            terminating: Arc::default(),
+            slow: Arc::default(),
+            lists: Arc::default(),
+        }
     }
 
     /// Looks for the first time, and follows.
@@ -41,12 +53,19 @@ impl World {
     fn watched(&self) -> Client {
         let (wire, forbidden) = (self.wire.clone(), self.forbidden.clone());
         let terminating = self.terminating.clone();
+        let (slow, lists) = (self.slow.clone(), self.lists.clone());
         let answer = move |request: Request<Body>| {
             let (mut wire, is) = (wire.clone(), |flag: &AtomicBool| flag.load(Ordering::Relaxed));
             let (forbidden, terminating) = (is(&forbidden), is(&terminating));
+            let (slow, lists) = (is(&slow), lists.clone());
             async move {
                 let path = request.uri().path();
-                let (code, said) = if forbidden && path.ends_with("/managedclusters") {
+                let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+                if path == CLUSTERS && !is_watch {
+                    lists.fetch_add(1, Ordering::Relaxed);
+                    sleep(if slow { LONG } else { Duration::ZERO }).await;
+                }
+                let (code, said) = if forbidden && path == CLUSTERS {
                     let said = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
                         "reason": "Forbidden", "message": "not you", "code": 403});
                     (403, said)
@@ -79,6 +98,14 @@ impl World {
         self.post(CLUSTERS, &cluster).await;
     }
 
+    /// Whoever watches gets a 410, and lists again.
+    fn forget(&self) {
+        // Nothing is awaited: no watch sees the first of them before the last is made.
+        for number in 0..MANY {
+            self.api.namespace(&format!("n{number}"));
+        }
+    }
+
     async fn post(&self, path: &str, object: &Value) {
         self.send(Request::post(path), "application/json", object).await;
     }
@@ -99,21 +126,29 @@ impl World {
     }
 }
 
-/// Waits until exactly these are accepted, of `c1`, `c2` and one that nobody knows.
+/// Of `c1`, `c2` and one that nobody knows.
+fn accepted(acceptance: &Acceptance) -> Vec<&'static str> {
+    let all = ["c1", "c2", "c9"];
+    all.into_iter().filter(|name| acceptance.accepts(&name.parse().unwrap())).collect()
+}
+
+/// Waits until exactly these are accepted.
 async fn until(acceptance: &Acceptance, names: &[&str]) {
-    let accepted = || {
-        let all = ["c1", "c2", "c9"];
-        all.into_iter()
-            .filter(|name| acceptance.accepts(&name.parse().unwrap()))
-            .collect::<Vec<_>>()
-    };
     for _ in 0..10_000 {
-        if accepted() == names {
+        if accepted(acceptance) == names {
             return;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    panic!("{:?} instead of {names:?}", accepted());
+    panic!("{:?} instead of {names:?}", accepted(acceptance));
+}
+
+/// These are accepted, and nothing changes for a while, not for a moment.
+async fn stays(acceptance: &Acceptance, names: &[&str]) {
+    let mut view = acceptance.view.subscribe();
+    assert_eq!(accepted(acceptance), names);
+    let changed = timeout(2 * LONG, view.changed()).await;
+    assert!(changed.is_err(), "{:?} instead of {names:?}", accepted(acceptance));
 }
 
 fn enrolments(names: &[&str]) -> Enrolments {
@@ -188,6 +223,79 @@ async fn a_definition_that_is_deleted_takes_no_cluster_along() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_starts_over_takes_no_cluster_along() {
+    let world = World::start().await;
+    world.define().await;
+    for name in ["c1", "c2"] {
+        world.cluster(name, true).await;
+    }
+    let (acceptance, _following) = world.follow().await;
+    let mut view = acceptance.view.subscribe();
+    let lists = world.lists.load(Ordering::Relaxed);
+    world.slow.store(true, Ordering::Relaxed);
+    world.delete(&format!("{CLUSTERS}/c1")).await;
+    // It is known, and not believed yet.
+    sleep(Duration::from_millis(100)).await;
+    let before = Instant::now();
+    world.forget();
+    view.changed().await.unwrap();
+    assert!(before.elapsed() >= LONG, "in the middle of a list nobody goes");
+    assert_eq!(accepted(&acceptance), ["c2"]);
+    assert_eq!(world.lists.load(Ordering::Relaxed), lists + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_is_being_deleted_takes_nobody_along_over_a_410_and_a_restart() {
+    let world = World::start().await;
+    world.define().await;
+    for name in ["c1", "c2"] {
+        world.cluster(name, true).await;
+    }
+    let (acceptance, _following) = world.follow().await;
+    world.terminating.store(true, Ordering::Relaxed);
+    for name in ["c1", "c2"] {
+        world.delete(&format!("{CLUSTERS}/{name}")).await;
+    }
+    sleep(LONG).await;
+    let lists = world.lists.load(Ordering::Relaxed);
+    world.slow.store(true, Ordering::Relaxed);
+    world.forget();
+    // The last finalizer of one goes while nobody watches.
+    sleep(LONG / 2).await;
+    world.merge("c1", json!({"metadata": {"finalizers": null}})).await;
+    stays(&acceptance, &["c1", "c2"]).await;
+    assert_eq!(world.lists.load(Ordering::Relaxed), lists + 1);
+
+    // One that starts meanwhile goes by what is still there.
+    world.slow.store(false, Ordering::Relaxed);
+    let (started, _starting) = world.follow().await;
+    stays(&started, &["c2"]).await;
+    world.terminating.store(false, Ordering::Relaxed);
+    for acceptance in [acceptance, started] {
+        until(&acceptance, &[]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_deletion_leaves_the_next_its_time_to_be_told_of() {
+    let world = World::start().await;
+    world.define().await;
+    for name in ["c1", "c2"] {
+        world.cluster(name, true).await;
+    }
+    let (acceptance, _following) = world.follow().await;
+    world.delete(&format!("{CLUSTERS}/c1")).await;
+    sleep(Duration::from_millis(1900)).await;
+    // The first that goes with the definition, of which discovery knows a moment later.
+    world.delete(&format!("{CLUSTERS}/c2")).await;
+    until(&acceptance, &["c2"]).await;
+    world.terminating.store(true, Ordering::Relaxed);
+    stays(&acceptance, &["c2"]).await;
+    world.terminating.store(false, Ordering::Relaxed);
+    until(&acceptance, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_api_server_that_does_not_answer_changes_nothing() {
     let world = World::start().await;
     world.define().await;
@@ -225,6 +333,27 @@ async fn a_missing_right_changes_nothing_and_is_enough_as_soon_as_it_is_there() 
     until(&acceptance, &["c1"]).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_taken_away_changes_nothing() {
+    let world = World::start().await;
+    world.define().await;
+    world.cluster("c1", true).await;
+    world.cluster("c2", false).await;
+    let (acceptance, _following) = world.follow().await;
+    world.forbidden.store(true, Ordering::Relaxed);
+    // A watch that runs goes on to its end.
+    sleep(10 * LONG).await;
+    world.merge("c2", json!({"spec": {"hubAcceptsClient": true}})).await;
+    stays(&acceptance, &["c1"]).await;
+    // One that starts meanwhile has nothing to hold on to.
+    let (started, _starting) = world.follow().await;
+    stays(&started, &["c1", "c2", "c9"]).await;
+    world.forbidden.store(false, Ordering::Relaxed);
+    for acceptance in [acceptance, started] {
+        until(&acceptance, &["c1", "c2"]).await;
+    }
+}
+
 #[test]
 fn a_problem_is_told_once_until_there_is_another() {
     let mut told = Told::default();
@@ -235,3 +364,6 @@ fn a_problem_is_told_once_until_there_is_another() {
 const DISCOVERY: &str = "/apis/cluster.open-cluster-management.io/v1";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const CLUSTERS: &str = "/apis/cluster.open-cluster-management.io/v1/managedclusters";
+const LONG: Duration = Duration::from_secs(60);
+/// So many namespaces are, with what comes into each, more changes than the API server remembers.
+const MANY: usize = 4_000;
