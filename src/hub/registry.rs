@@ -230,6 +230,7 @@ impl Registry {
             // cluster that had none, too, because there is something to forget.
             match enrolment {
                 None if all.contains_key(name) => {
+                    tracing::info!(cluster = %name, "Open Cluster Management does not accept it any more: it is not served");
                     self.shared.live.end_cluster(name, "cluster-not-accepted");
                 }
                 None => self.shared.live.end_cluster(name, "cluster-removed"),

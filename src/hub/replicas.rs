@@ -114,9 +114,6 @@ impl Replicas {
         let enrolments = self.state.enrolments().await?;
         let replicas = self.state.replicas().await?;
         let gone = self.registry.sync(&enrolments, &self.acceptance);
-        for cluster in gone.iter().filter(|name| enrolments.contains_key(*name)) {
-            tracing::info!(%cluster, "Open Cluster Management does not accept it any more: it is not served");
-        }
         self.registry.expect(expected(&self.id, &replicas, &enrolments));
         let mut living: BTreeSet<String> = replicas.into_iter().map(|replica| replica.id).collect();
         if self.own().registration.is_some() {
