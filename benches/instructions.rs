@@ -32,6 +32,9 @@ struct Options {
     /// Percent that may be added
     #[arg(long, default_value_t = 3.0)]
     growth: f64,
+    /// Only requests of this kind
+    #[arg(long, value_enum)]
+    only: Option<Work>,
     /// Where the figures go
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -79,6 +82,7 @@ fn main() {
     let before = options.against.as_deref().map(read);
     let now: BTreeMap<String, f64> = Work::value_variants()
         .iter()
+        .filter(|work| options.only.is_none_or(|only| only == **work))
         .map(|work| {
             let cost = work.cost();
             println!("{:<10} {cost:>9.0} instructions per request", work.name());
