@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::{Output, print};
 use crate::hub::Source;
 use crate::hub::authn::HubApi;
 use crate::hub::followed::read;
-use crate::hub::policy::delegation::{NotDelegated, Question, Said, review};
+use crate::hub::policy::delegation::{Question, Said, review};
 use crate::hub::policy::{Policy, Wanted};
 use crate::hub::services::{self, Exposed, ServicePath};
 use crate::hub::token_review::UserInfo;
@@ -190,12 +190,9 @@ impl CheckArgs {
         let Some(question) = question.filter(|_| !self.user.starts_with("system:")) else {
             return Ok(());
         };
-        let said = match review(api, &question).await {
-            Ok(Said { allowed, reason, .. }) => (allowed, reason),
-            Err(NotDelegated::Unasked(why)) => bail!("the hub's API server cannot be asked: {why}"),
-            Err(NotDelegated::Refused) => (false, String::new()),
-        };
-        let (allowed, reason) = said;
+        let said = review(api, &question).await;
+        let said = said.map_err(|why| anyhow!("the hub's API server cannot be asked: {why}"))?;
+        let Said { allowed, reason, .. } = said;
         (answer.allowed, answer.hub) = (allowed, Some(allowed));
         let words = question.words();
         answer.reason = if allowed {

@@ -188,7 +188,7 @@ fn failures() -> Vec<(Failure, &'static str)> {
                 rule: "list clusters of edge-1 in API group cluster-proxy".to_owned(),
             }.into(),
             "add a rule to the policy, or to the RBAC of the hub's cluster";
-        Failure::Denied(Denied::Unasked(_)) => Denied::Unasked("no answer within 5s".to_owned()).into(),
+        Failure::Denied(Denied::Unasked(_)) => Denied::Unasked("it does not answer; try again".to_owned()).into(),
             "bring the hub's API server back, or give the hub the right that the message names";
         Failure::Denied(Denied::Withdrawn) => Denied::Withdrawn.into(),
             "somebody changed the policy: ask them";

@@ -27,10 +27,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::seen::LOOKING;
 use super::{Asked, Wanted};
-use crate::hub::authn::HubApi;
+use crate::hub::authn::{HubApi, SpokeApiError};
 use crate::hub::token_review::UserInfo;
 use crate::name::ClusterName;
 
@@ -65,6 +66,17 @@ pub(crate) enum NotDelegated {
     Refused,
     /// No answer, or none that says anything.
     Unasked(String),
+}
+
+/// Why a review says nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoReview {
+    /// The request failed. Names the API server, so it is for logs and operators, not for callers.
+    #[error("{0}")]
+    Failed(SpokeApiError),
+    /// It answered something else.
+    #[error("{0}")]
+    Said(String),
 }
 
 /// What an API server said.
@@ -173,6 +185,15 @@ impl Delegation {
         if let Some(answer) = self.remembered(question, age).await {
             return answer;
         }
+        // In a task of its own: a stream whose reader has stopped asks, and is not polled again; what
+        // it asked holds a place, and others wait for the same answer.
+        let (this, question) = (self.clone(), question.clone());
+        let asking = tokio::spawn(async move { this.ask_now(&question).await });
+        let broken = |_| Err(NotDelegated::Unasked("the question was given up".to_owned()));
+        AbortOnDropHandle::new(asking).await.unwrap_or_else(broken)
+    }
+
+    async fn ask_now(&self, question: &Question) -> Result<(), NotDelegated> {
         let Inner { allowed, refused, .. } = &*self.0;
         match allowed.try_get_with_by_ref(question, self.review(question)).await {
             Ok(_) => Ok(()),
@@ -215,7 +236,16 @@ impl Delegation {
         let asked = Instant::now();
         let busy = NotDelegated::Unasked("too many questions wait for it".to_owned());
         let _place = place.map_err(|_| (busy, asked))?;
-        let said = review(&*self.0.api, question).await.map_err(|error| (error, asked))?;
+        let said = review(&*self.0.api, question).await.map_err(|error| {
+            let why = match error {
+                NoReview::Failed(error) => {
+                    tracing::warn!(%error, "the hub's API server does not say who may");
+                    "it does not answer; try again".to_owned()
+                }
+                NoReview::Said(why) => why,
+            };
+            (NotDelegated::Unasked(why), asked)
+        })?;
         let Said { allowed, reason, evaluation_error } = said;
         let (user, what) = (&question.who.username, question.words());
         tracing::debug!(
@@ -231,10 +261,10 @@ impl Delegation {
 }
 
 /// Asks once, whatever was said before.
-pub(crate) async fn review(api: &dyn HubApi, question: &Question) -> Result<Said, NotDelegated> {
-    let unasked = |why: String| NotDelegated::Unasked(why);
+pub(crate) async fn review(api: &dyn HubApi, question: &Question) -> Result<Said, NoReview> {
+    let unasked = |why: String| NoReview::Said(why);
     let answer = api.post(PATH, question.body(), MAX_ANSWER, DEADLINE).await;
-    let (status, body) = answer.map_err(|error| unasked(error.to_string()))?;
+    let (status, body) = answer.map_err(NoReview::Failed)?;
     match status {
         StatusCode::OK | StatusCode::CREATED => {}
         StatusCode::FORBIDDEN => {

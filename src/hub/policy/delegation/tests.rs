@@ -209,6 +209,36 @@ async fn one_question_for_all_who_wait_and_none_for_eight_seconds() {
     assert!(policies.decide(&other).await.is_ok());
 }
 
+/// A stream whose reader has stopped is not polled: what it asked must not wait for that.
+#[tokio::test(start_paused = true)]
+async fn who_asks_and_waits_no_more_keeps_nobody_waiting() {
+    let (policies, api, ..) = policies(None);
+    let jane = get("c1");
+    let all = (0..AT_ONCE).map(|cluster| get(&format!("d{cluster}")));
+    let mut stalled: Vec<_> = std::iter::once(jane.clone())
+        .chain(all)
+        .map(|asked| {
+            let policies = policies.clone();
+            Box::pin(async move { policies.decide(&asked).await })
+        })
+        .collect();
+    assert!(stalled.iter_mut().all(|asking| asking.now_or_never().is_none()));
+    for asked in [&jane, &get("c2")] {
+        let answer = tokio::time::timeout(Duration::from_secs(60), policies.decide(asked)).await;
+        assert!(!matches!(answer, Err(_) | Ok(Err(Denied::Unasked(_)))), "{answer:?}");
+    }
+    assert_eq!(api.asked(), AT_ONCE + 2, "the stalled ones too");
+}
+
+/// Whoever may not know where the API server is gets no address of it.
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_in_words_of_ours() {
+    let (policies, api, ..) = policies(None);
+    api.say(Some((0, Value::Null)));
+    let decided = policies.decide(&get("c1")).await;
+    assert_eq!(decided, Err(Denied::Unasked("it does not answer; try again".to_owned())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_says_nothing_lets_nobody_in_and_is_not_remembered() {
     let (policies, api, ..) = policies(None);
