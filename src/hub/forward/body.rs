@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::ending::{End, EndReason};
 use super::events::Events;
+use super::live::LiveBody;
 use super::watch::{Next, WatchBody};
 use crate::hub::admission::Place;
 use crate::hub::failure::Hop;
@@ -32,12 +33,7 @@ enum Source {
     /// From the tunnel.
     Tunnel(ReceiveBody),
     /// From the tunnel, and may outlive the caller's right to it.
-    Live {
-        body: ReceiveBody,
-        end: End,
-        /// Frames since `end` was last asked.
-        unasked: u8,
-    },
+    Live(LiveBody<ReceiveBody>),
     /// The same, and made to be ended.
     Watch(WatchBody<ReceiveBody>),
 }
@@ -69,7 +65,7 @@ impl ResponseBody {
 
     /// A body from the tunnel that breaks off when `end` is ready.
     pub(super) fn live(body: ReceiveBody, end: End) -> Self {
-        Self { source: Source::Live { body, end, unasked: 0 }, record: None }
+        Self { source: Source::Live(LiveBody::new(body, end)), record: None }
     }
 
     /// A watch from the tunnel, whose place in `events` is known: ends cleanly when `end` is ready.
@@ -106,20 +102,13 @@ impl Body for ResponseBody {
                 ready!(Pin::new(body).poll_frame(context)).map(|Ok(frame)| Ok(frame))
             }
             Source::Tunnel(body) => ready!(Pin::new(body).poll_frame(context)),
-            Source::Live { body, end, unasked } => {
-                let polled = Pin::new(body).poll_frame(context);
-                // An answer that is there needs no end. One that pauses may have one, and one that
-                // never pauses has to have it as well.
-                *unasked += 1;
-                if polled.is_pending() || *unasked == MOST_UNASKED {
-                    *unasked = 0;
-                    if let Poll::Ready(reason) = end.as_mut().poll(context) {
-                        this.end(reason);
-                        return Poll::Ready(Some(Err(BrokenBody::Ended(reason))));
-                    }
+            Source::Live(live) => match ready!(live.poll_next(context)) {
+                Next::Frame(frame) => frame,
+                Next::Ended(reason) => {
+                    this.end(reason);
+                    return Poll::Ready(Some(Err(BrokenBody::Ended(reason))));
                 }
-                ready!(polled)
-            }
+            },
             Source::Watch(watch) => match ready!(watch.poll_next(context)) {
                 Next::Frame(frame) => frame,
                 Next::Ended(reason) => {
@@ -144,7 +133,8 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Full(body) => body.is_end_stream(),
-            Source::Tunnel(body) | Source::Live { body, .. } => body.is_end_stream(),
+            Source::Tunnel(body) => body.is_end_stream(),
+            Source::Live(live) => live.body.is_end_stream(),
             Source::Watch(watch) => watch.body.is_end_stream(),
         }
     }
@@ -152,7 +142,8 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Full(body) => body.size_hint(),
-            Source::Tunnel(body) | Source::Live { body, .. } => body.size_hint(),
+            Source::Tunnel(body) => body.size_hint(),
+            Source::Live(live) => live.body.size_hint(),
             Source::Watch(watch) => watch.body.size_hint(),
         }
     }
@@ -163,7 +154,8 @@ impl Drop for ResponseBody {
         let Some(record) = &mut self.record else { return };
         let is_cut = match &self.source {
             Source::Full(_) => false,
-            Source::Tunnel(body) | Source::Live { body, .. } => body.is_cut(),
+            Source::Tunnel(body) => body.is_cut(),
+            Source::Live(live) => live.body.is_cut(),
             Source::Watch(watch) => watch.body.is_cut(),
         };
         // HTTP asks a body for nothing while its client does not read: the log must say all the
@@ -173,9 +165,6 @@ impl Drop for ResponseBody {
         }
     }
 }
-
-/// Frames that come one after the other before the end of a stream is asked for: some MiB at most.
-const MOST_UNASKED: u8 = 16;
 
 /// Data as it is, and of trailers what a client may be told.
 fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {

@@ -5,6 +5,7 @@
 pub(crate) mod body;
 pub(crate) mod ending;
 mod events;
+mod live;
 pub(crate) mod respond;
 mod stream;
 mod upgrade;
