@@ -7,8 +7,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 /// Turns core dumps off, and lets nobody but root attach to this process or read its memory. Says so
 /// where the system does not let it: that is no reason not to serve.
 pub(super) fn forbid() {
-    if let Err(error) = no_core().and_then(|()| no_reader()) {
-        tracing::warn!(%error, "core dumps cannot be turned off; they would hold keys and tokens");
+    for outcome in [no_core(), no_reader()] {
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "core dumps cannot be turned off; they would hold keys and tokens");
+        }
     }
 }
 

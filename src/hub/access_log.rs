@@ -187,13 +187,13 @@ impl Writer {
                     Entry::Line(line) => self.write(&line),
                     Entry::Look => {}
                     Entry::Flush(done) => {
-                        let _ = self.output.flush();
+                        self.flush();
                         // Whoever asked may have stopped waiting.
                         let _ = done.send(());
                     }
                 }
             }
-            let _ = self.output.flush();
+            self.flush();
             // While it sleeps, who logs a line has nobody to wake: a system call and two switches of
             // threads less per request.
             #[expect(clippy::disallowed_methods, reason = "the thread is the writer's own")]
@@ -204,17 +204,18 @@ impl Writer {
     /// A full disk loses the lines for which the buffer has no room, and says so once; what is in the
     /// buffer is tried again.
     fn write(&mut self, lines: &[u8]) {
-        match self.output.write_all(lines) {
-            Ok(()) if std::mem::take(&mut self.is_refused) => {
-                tracing::info!("the access log is written again");
-            }
-            Ok(()) => {}
-            Err(error) => {
-                self.dropped.inc();
-                if !std::mem::replace(&mut self.is_refused, true) {
-                    tracing::warn!(%error, "the access log cannot be written: lines are lost, and counted");
-                }
-            }
+        let Err(error) = self.output.write_all(lines) else { return };
+        let lost = lines.iter().filter(|byte| **byte == b'\n').count();
+        self.dropped.inc_by(lost as u64);
+        if !std::mem::replace(&mut self.is_refused, true) {
+            tracing::warn!(%error, "the access log cannot be written: lines are lost, and counted");
+        }
+    }
+
+    /// Until this succeeds, nothing says that there is room again: a line may fit into the buffer alone.
+    fn flush(&mut self) {
+        if self.output.flush().is_ok() && std::mem::take(&mut self.is_refused) {
+            tracing::info!("the access log is written again");
         }
     }
 
@@ -230,10 +231,12 @@ impl Writer {
                 let new = BufWriter::<Box<dyn Write + Send>>::with_capacity(BUFFER, Box::new(file));
                 let old = std::mem::replace(&mut self.output, new);
                 // Something is left where the old one took no more.
-                if let (_, Ok(waiting)) = old.into_parts()
-                    && !waiting.is_empty()
-                {
-                    self.write(&waiting);
+                if let (_, Ok(waiting)) = old.into_parts() {
+                    let whole = whole_lines(&waiting);
+                    if whole.len() < waiting.len() {
+                        self.dropped.inc();
+                    }
+                    self.write(whole);
                 }
                 tracing::info!("opened the access log again");
             }
@@ -242,6 +245,15 @@ impl Writer {
             }
         }
     }
+}
+
+/// Without the rest of a line whose beginning is elsewhere. Every line is an object.
+fn whole_lines(text: &[u8]) -> &[u8] {
+    if text.first() == Some(&b'{') {
+        return text;
+    }
+    let rest = text.iter().position(|byte| *byte == b'\n');
+    rest.map_or(&[], |end| &text[end + 1..])
 }
 
 fn open(path: &Path) -> io::Result<File> {
