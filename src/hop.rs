@@ -7,7 +7,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
-use crate::tunnel::headers::PREFIX;
+use crate::tunnel::headers::{PREFIX, TOOK};
 
 /// Removes from a request what ends at this hop. That its sender reads trailers is true of every
 /// hop, and is said anew; so are upgrades, by those who carry them.
@@ -43,9 +43,10 @@ pub fn is_identity(name: &str) -> bool {
 
 /// Marks values that no later message repeats, so that HPACK never indexes them (RFC 7541 section
 /// 6.2.3): an encoder looks through all values that its table has of a name, and each one there has
-/// pushed out another that would be used again. They are no secrets.
-pub fn mark_unique(headers: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
+/// pushed out another that would be used again. They are no secrets. Each hop says it anew: h2 does not
+/// tell what its peer marked.
+pub fn mark_unique(headers: &mut HeaderMap) {
+    for name in &UNIQUE {
         if let Some(value) = headers.get_mut(name) {
             value.set_sensitive(true);
         }
@@ -97,6 +98,14 @@ const MESSAGE: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE
 
 /// Those of kube-apiserver (impersonation; a front proxy's word for a user), and ours.
 const IDENTITY: [&str; 3] = ["impersonate-", "x-remote-", PREFIX];
+
+/// Names of one request, and the time that it took.
+const UNIQUE: [HeaderName; 4] = [
+    HeaderName::from_static("audit-id"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-request-id"),
+    TOOK,
+];
 
 const TRAILERS: &str = "trailers";
 

@@ -85,10 +85,8 @@ fn clean_request(headers: &mut HeaderMap) {
     headers.remove(HOST);
     // The body already flows: nobody is left who would wait for a 100.
     headers.remove(EXPECT);
+    hop::mark_unique(headers);
 }
-
-/// What a kube-apiserver calls each request.
-pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// `X-Remote-User` and so on: an API server with a request-header CA believes them.
 const REMOTE: &str = "x-remote-";

@@ -307,7 +307,7 @@ impl Service {
         let mut headers = parts.headers;
         headers::clean_response(&mut headers);
         headers.insert(TOOK, took_value(took));
-        hop::mark_unique(&mut headers, &[TOOK, headers::AUDIT_ID]);
+        hop::mark_unique(&mut headers);
         let Ok(send) = responder.send(head(status, headers), ended) else {
             return Outcome::Cancelled;
         };

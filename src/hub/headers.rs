@@ -8,7 +8,7 @@ mod location;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::hop::{self, is_identity};
-use crate::telemetry::trace::{Step, TRACEPARENT};
+use crate::telemetry::trace::Step;
 use crate::tunnel::headers::PREFIX;
 
 /// The request's name in every log it passes, ours and the API server's.
@@ -89,7 +89,7 @@ pub(crate) fn upstream(
     }
     headers.insert(X_REQUEST_ID, request_id.clone());
     step.pass_on(headers);
-    hop::mark_unique(headers, &[X_REQUEST_ID, TRACEPARENT]);
+    hop::mark_unique(headers);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(HeaderName::from_static("x-forwarded-for"), client);
     }
@@ -107,7 +107,7 @@ pub(crate) fn downstream(
     remove_ours(headers, peer);
     location::settle(headers, root);
     headers.insert(X_REQUEST_ID, request_id.clone());
-    hop::mark_unique(headers, &[X_REQUEST_ID]);
+    hop::mark_unique(headers);
 }
 
 /// Turns the trailers of a spoke's answer into the client's, in place: the rule for its head, and

@@ -158,8 +158,7 @@ fn digits(mut number: u128, text: &mut [u8]) {
     }
 }
 
-/// The header that names a place in a trace.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Of a `traceparent` of version 00, and of the part that every later one begins with.
 const LENGTH: usize = 55;
