@@ -1,6 +1,6 @@
 //! What a binary says about itself (`cluster-proxy --version`): commit, compiler, target, features.
 //!
-//! Nothing else goes in, no time and no path, so that the same sources give the same binary. The commit
+//! Nothing else goes in, no time and no path, so that the same sources, built in the same way, give the same binary. The commit
 //! is read from git's files, or was written into this one by `git archive`: neither git nor a repository
 //! is needed, and what is not known is said. Only git can tell whether the sources are still those of the
 //! commit. It is in release builds alone: elsewhere each commit would compile everything again.

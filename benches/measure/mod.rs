@@ -68,7 +68,7 @@ impl Asker {
     }
 }
 
-/// How late each line of `/proxy/ticks` was until `end`: it says when it was made.
+/// How late each event of a watch with `ticks` was until `end`: it says when it was made.
 pub(crate) async fn lateness(mut body: Incoming, end: Instant) -> Vec<Duration> {
     let (mut late, mut part) = (Vec::new(), Vec::new());
     while let Ok(Some(frame)) = tokio::time::timeout_at(end, body.frame()).await {

@@ -145,7 +145,7 @@ async fn first(response: http::Response<Incoming>) -> Watch {
 
 const WATCH: &str = "/c1/api/v1/configmaps?watch=true";
 /// Ten events a second.
-const TICKS: &str = "/c1/api/v1/namespaces/default/services/x/proxy/ticks?ms=100";
+const TICKS: &str = "/c1/api/v1/configmaps?watch=true&ticks=100";
 const BUSY: usize = 50;
 const LISTENING: Duration = Duration::from_secs(10);
 /// At a time: how fast connections open is another benchmark's.

@@ -5,10 +5,10 @@
 //! | `/api/v1/namespaces/default/services/x/proxy/source?bytes=N` | N bytes of [`pattern`] |
 //! | `.../proxy/sink` | length and SHA-256 of the request's body |
 //! | `.../proxy/echo` | the request's head as JSON |
-//! | `.../proxy/ticks?ms=N` | the time, every N ms, for ever |
 //! | `.../pods/p/log?follow=true` | a line every 50 ms, for ever |
 //! | `/api/v1/configmaps?watch=true` | one event, then silence |
 //! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
+//! | `/api/v1/configmaps?watch=true&ticks=N` | the time, every N ms, for ever |
 //! | `.../pods/p/{exec,attach,portforward}` | 101, then a [`Session`] |
 //! | `/api/v1/secrets` | 403, as for an account without rights; 200 for the administrator |
 //!
@@ -250,6 +250,9 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
             let event = json!({"type": "ADDED", "object": {"kind": "ConfigMap",
                 "apiVersion": "v1", "metadata": {"name": "a", "resourceVersion": "1"}}});
             let event = Bytes::from(format!("{event}\n"));
+            if let Some(pause) = number("ticks") {
+                return streamed(ticks(Duration::from_millis(pause)));
+            }
             if query.contains("halves") {
                 let halves = [event.slice(..9), event.slice(9..)];
                 return streamed(stream::iter(halves.into_iter().cycle()).then(paced));
@@ -287,9 +290,6 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
         }
         _ if path.ends_with("/proxy/firehose") => {
             streamed(stream::iter(0..).map(|index: u64| pattern(index)))
-        }
-        _ if path.ends_with("/proxy/ticks") => {
-            streamed(ticks(Duration::from_millis(number("ms").unwrap_or(1000))))
         }
         _ if path.ends_with("/proxy/sink") => match digest(request.into_body()).await {
             Ok((bytes, sha256)) => reply(&json!({"bytes": bytes, "sha256": sha256})),
