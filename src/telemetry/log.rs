@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -24,9 +24,7 @@ pub enum Format {
 /// # Errors
 /// [`LogError`] when the directives cannot be parsed, or the process has a log already.
 pub fn start(directives: &str, format: Format) -> Result<(), LogError> {
-    let filter = EnvFilter::builder()
-        .parse(directives)
-        .map_err(|source| LogError::Directives(directives.to_owned(), source.to_string()))?;
+    let filter = filter(directives)?;
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_fit));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match format {
@@ -34,6 +32,20 @@ pub fn start(directives: &str, format: Format) -> Result<(), LogError> {
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
     .map_err(|_| LogError::Twice)
+}
+
+/// A word alone is a level here. `RUST_LOG` takes others for the name of a module whose every event is
+/// wanted, so that a slip of the pen (`warning`) would silence all the rest, errors too.
+fn filter(directives: &str) -> Result<EnvFilter, LogError> {
+    let invalid = |why: String| LogError::Directives(directives.to_owned(), why);
+    let is_word = |directive: &&str| !directive.is_empty() && !directive.contains(['=', '[', ']']);
+    for word in directives.split(',').map(str::trim).filter(is_word) {
+        if word.parse::<LevelFilter>().is_err() {
+            let levels = "error, warn, info, debug, trace or off; a module is MODULE=LEVEL";
+            return Err(invalid(format!("{word:?} is none of {levels}")));
+        }
+    }
+    EnvFilter::builder().parse(directives).map_err(|source| invalid(source.to_string()))
 }
 
 /// Whether an event may be logged at any level: kube quotes whole answers of API servers that it
@@ -81,6 +93,17 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for good in ["info", "WARN", "off", "", "warn,cluster_proxy::hub=debug", "3"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["warning", "nonsense", "info,cluster_proxy", "a=b=c"] {
+            let error = filter(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("--log-level info"), "{error}");
         }
     }
 

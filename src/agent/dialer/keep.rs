@@ -159,8 +159,9 @@ impl Dialer {
                     address,
                     %failure,
                     "no tunnel to the hub; if this goes on, see whether this cluster is enrolled \
-                     (`cluster-proxy clusters list` on the hub), and enrol it again if it was \
-                     removed or revoked; the hub's log says why it is turned away"
+                     (`cluster-proxy clusters list` on the hub), enrol it again if it was removed or \
+                     revoked, and have it accepted where Open Cluster Management decides that; the \
+                     hub's log says why it is turned away"
                 );
                 backoff.after_refusal()
             }
