@@ -34,6 +34,13 @@ where
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
         if self.unasked < MOST_UNASKED {
             match Pin::new(&mut self.body).poll_frame(context) {
+                // What breaks off may do so because it was ended: by a tunnel that was closed with it.
+                Poll::Ready(frame @ Some(Err(_))) => {
+                    return Poll::Ready(match self.end.as_mut().poll(context) {
+                        Poll::Ready(reason) => Next::Ended(reason),
+                        Poll::Pending => Next::Frame(frame),
+                    });
+                }
                 Poll::Ready(frame) => {
                     self.unasked += 1;
                     return Poll::Ready(Next::Frame(frame));
@@ -97,5 +104,22 @@ mod tests {
     #[tokio::test]
     async fn what_pauses_is_asked_at_once() {
         assert_eq!(frames(true, 1).await, 0);
+    }
+
+    /// Revoking a cluster closes its tunnels and ends its streams: they were ended, not lost.
+    #[tokio::test]
+    async fn what_breaks_off_with_its_end_was_ended() {
+        for is_ended in [true, false] {
+            let lost = || Err::<Frame<Bytes>, _>(OpenError::Lost("closed".to_owned()));
+            let body = StreamBody::new(stream::once(async move { lost() }).boxed());
+            let end: End = if is_ended {
+                std::future::ready("told").boxed()
+            } else {
+                std::future::pending().boxed()
+            };
+            let mut live = LiveBody::new(body, end);
+            let next = poll_fn(|context| live.poll_next(context)).await;
+            assert_eq!(matches!(next, Next::Ended("told")), is_ended);
+        }
     }
 }
