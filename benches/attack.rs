@@ -28,7 +28,7 @@ use cluster_proxy::listen::descriptors;
 use cluster_proxy::pki::tls::{self, ClientStream};
 
 use frames::{END_STREAM, Peer, headers, reset};
-use measure::{Asker, median, milliseconds, quantile};
+use measure::{Asker, ask_in_turn, median, milliseconds, quantile};
 use support::api::LIST;
 use support::client::{Client, plain_get};
 use support::part::Part;
@@ -87,34 +87,11 @@ fn main() {
     });
 }
 
-/// Every connection asks when it is its turn, whether or not the one before was quick; the time of
-/// an answer counts from then.
 async fn round(pair: &Pair) -> Round {
-    let client = pair.client();
-    let mut askers = Vec::new();
-    for _ in 0..HONEST {
-        askers.push(Asker::connect(&client).await);
-    }
+    let askers = Asker::connect_all(&pair.client(), HONEST).await;
     let (start, before) = (Instant::now(), pair.hub.cpu());
-    let asking = askers.into_iter().zip(0_u32..).map(|(mut asker, number)| {
-        tokio::spawn(async move {
-            let mut due = start + EACH * number / u32::try_from(HONEST).unwrap();
-            let mut latencies = Vec::new();
-            while due < start + ROUND {
-                tokio::time::sleep_until(due).await;
-                asker.ask("/c1/api/v1/nodes", LIST).await;
-                latencies.push(due.elapsed());
-                due += EACH;
-            }
-            latencies
-        })
-    });
-    let mut latencies = Vec::new();
-    for asked in asking.collect::<Vec<_>>() {
-        latencies.extend(asked.await.unwrap());
-    }
+    let latencies = ask_in_turn(askers, ("/c1/api/v1/nodes", LIST), EACH, ROUND).await;
     let hub = (pair.hub.cpu() - before).div_duration_f64(start.elapsed());
-    latencies.sort_unstable();
     let time = |share| milliseconds(quantile(&latencies, share));
     Round { p50: time(0.5), p99: time(0.99), hub }
 }

@@ -44,6 +44,15 @@ impl Asker {
         Self { client: client.clone(), sender, _connection: connection }
     }
 
+    /// So many, one after the other.
+    pub(crate) async fn connect_all(client: &Client, count: usize) -> Vec<Self> {
+        let mut askers = Vec::new();
+        for _ in 0..count {
+            askers.push(Self::connect(client).await);
+        }
+        askers
+    }
+
     /// Sends `request`, whose answer must be a 200.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
         let response = self.try_send(request).await;
@@ -66,6 +75,37 @@ impl Asker {
         let body = self.send(request).await.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.len(), bytes, "a whole body");
     }
+}
+
+/// Every one of `askers` asks for `path` when it is its turn, each `pause` until `round` is over, whether or
+/// not the one before was quick; the time of an answer counts from then. Returns them sorted.
+pub(crate) async fn ask_in_turn(
+    askers: Vec<Asker>,
+    (path, bytes): (&str, usize),
+    pause: Duration,
+    round: Duration,
+) -> Vec<Duration> {
+    let (start, loops) = (Instant::now(), u32::try_from(askers.len()).unwrap());
+    let asking = askers.into_iter().zip(0..).map(|(mut asker, number)| {
+        let path = path.to_owned();
+        tokio::spawn(async move {
+            let mut due = start + pause * number / loops;
+            let mut latencies = Vec::new();
+            while due < start + round {
+                tokio::time::sleep_until(due).await;
+                asker.ask(&path, bytes).await;
+                latencies.push(due.elapsed());
+                due += pause;
+            }
+            latencies
+        })
+    });
+    let mut latencies = Vec::new();
+    for asked in asking.collect::<Vec<_>>() {
+        latencies.extend(asked.await.unwrap());
+    }
+    latencies.sort_unstable();
+    latencies
 }
 
 /// How late each event of a watch with `ticks` was until `end`: it says when it was made.

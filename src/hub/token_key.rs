@@ -21,12 +21,12 @@ impl TokenKeys {
     }
 
     /// The name of `token` in `scope`, which holds no zero byte.
-    pub(crate) fn of(&self, scope: &str, token: &str) -> TokenKey {
+    pub(crate) fn of(&self, scope: &str, token: impl AsRef<[u8]>) -> TokenKey {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(scope.as_bytes());
         // No two pairs spell the same text.
         context.update(&[0]);
-        context.update(token.as_bytes());
+        context.update(token.as_ref());
         let mut key = TokenKey::default();
         key.copy_from_slice(context.sign().as_ref());
         key

@@ -56,7 +56,7 @@ impl Cache {
 
     /// The key of `token` on the path of `cluster`.
     pub(super) fn key(&self, cluster: &ClusterName, token: &Token) -> TokenKey {
-        self.keys.of(cluster.as_str(), token.as_str())
+        self.keys.of(cluster.as_str(), token.as_bytes())
     }
 
     /// The answer that still holds.
