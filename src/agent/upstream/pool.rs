@@ -163,8 +163,9 @@ fn choose(loads: impl Iterator<Item = Load> + Clone) -> Option<usize> {
     calm.or_else(|| loads.enumerate().max_by_key(room).map(|(at, _)| at))
 }
 
-/// HTTP/1.1 connections kept for later requests; each costs the API server a file.
-const MAX_IDLE: usize = 64;
+/// HTTP/1.1 connections kept for later requests; each costs the API server a file. Were they fewer than
+/// requests in flight, requests would pay for handshakes all the time.
+const MAX_IDLE: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -70,6 +70,26 @@ async fn many_watches_open_more_connections() {
 }
 
 #[tokio::test]
+async fn a_hundred_callers_keep_their_http1_connections() {
+    let stub = Stub::start(&["http/1.1"]).await;
+    let upstream = Upstream::new(&stub.with_token("own")).unwrap();
+    for _ in 0..3 {
+        let mut answers = Vec::new();
+        for _ in 0..100 {
+            answers.push(upstream.send(Account::Caller, get("/version")).await.unwrap());
+        }
+        for answer in answers {
+            text(answer).await;
+        }
+        // Until the connections have seen the ends of their answers.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(stub.last().connection, 99, "those of the first round serve the others");
+}
+
+#[tokio::test]
 async fn only_the_agents_own_requests_present_its_certificate() {
     let stub = Stub::start(&["h2", "http/1.1"]).await;
     let upstream = Upstream::new(&stub.with_certificate()).unwrap();
