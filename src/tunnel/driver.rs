@@ -89,7 +89,7 @@ fn end_of(result: Result<(), h2::Error>, sender: &Weak<SendRequest<Bytes>>) -> T
         (Ok(()), Some(sender)) => {
             match SendRequest::clone(&sender).poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Err(error)) if error.is_go_away() => TunnelEnd::Graceful,
-                _ => TunnelEnd::Broken("the agent closed the connection".to_owned()),
+                _ => TunnelEnd::Broken("the peer closed the connection".to_owned()),
             }
         }
     }

@@ -101,7 +101,8 @@ impl Opener {
         end_of_stream: bool,
         permit: StreamPermit,
     ) -> Result<OpenedStream, OpenError> {
-        if self.is_closed() {
+        // A GOAWAY, or a connection that has ended, shows in the error of HTTP/2 itself.
+        if self.is_closing() {
             return Err(OpenError::NotWritten);
         }
         // A fresh clone: HTTP/2's own "one waiting request per handle" is not our limit.
@@ -161,10 +162,12 @@ impl Opener {
 
     /// The connection has ended, or is ending (GOAWAY), or takes no new streams any more.
     pub fn is_closed(&self) -> bool {
-        self.shared.close.is_cancelled()
-            || self.shared.end.get().is_some()
-            || self.shared.is_used_up()
-            || self.is_refusing()
+        self.is_closing() || self.is_refusing()
+    }
+
+    /// How many streams the peer allows at once, as far as its SETTINGS have come.
+    pub fn peer_streams(&self) -> usize {
+        self.sender.current_max_send_streams()
     }
 
     /// Whether the agent allows extended CONNECT; known once its SETTINGS came, so after the hello.
@@ -177,6 +180,13 @@ impl Opener {
     pub fn close(&self, why: &'static str) {
         let _ = self.shared.why.set(why);
         self.shared.close.cancel();
+    }
+
+    /// We close it, or it ended, or it takes no new streams any more.
+    fn is_closing(&self) -> bool {
+        self.shared.close.is_cancelled()
+            || self.shared.end.get().is_some()
+            || self.shared.is_used_up()
     }
 
     /// HTTP/2 itself takes no new stream: GOAWAY came, or the connection ended.

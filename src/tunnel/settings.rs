@@ -1,4 +1,5 @@
-//! Every HTTP/2 number of both ends, with its reason.
+//! Every HTTP/2 number of both ends, with its reason. The agent's connections to its API server share most
+//! of them.
 //!
 //! Most were found by measurement with a stalled, cancelling or crashing far end; changing one is
 //! changing what a single misbehaving stream can do to its neighbours.
@@ -24,6 +25,10 @@ pub struct Settings {
     pub long_streams: usize,
     /// Streams that the agent end allows at once. The hub end scales its permits down to it.
     pub accepted_streams: u32,
+    /// Largest head of an answer (hub end), bytes, counted as HTTP/2 counts it.
+    pub answer_head: u32,
+    /// What unread small frames may cost in all before the connection ends (hub end), bytes.
+    pub small_frame_budget: usize,
 }
 
 // === impl Settings ===
@@ -38,6 +43,8 @@ impl Default for Settings {
             short_streams: 1_024,
             long_streams: 8_192,
             accepted_streams: 16_384,
+            answer_head: ANSWER_HEAD,
+            small_frame_budget: SMALL_FRAME_BUDGET_OF_AGENTS,
         }
     }
 }
@@ -50,12 +57,13 @@ impl Settings {
             .initial_window_size(self.stream_window)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME_SIZE)
-            .max_header_list_size(ANSWER_HEAD)
+            .max_header_list_size(self.answer_head)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
             .max_send_buffer_size(UPLOAD_BUFFER)
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(REMEMBERED_RESETS)
             .reset_stream_duration(REMEMBERED_RESET_AGE)
-            .data_frame_budget(SMALL_FRAME_BUDGET_OF_AGENTS)
+            .data_frame_budget(self.small_frame_budget)
             .enable_push(false);
         builder
     }
@@ -118,6 +126,10 @@ pub const SMALL_FRAME_BUDGET: usize = (1 << 31) - 1;
 /// The same at the hub, which takes small frames out of HTTP/2 four times a second, whoever reads:
 /// a quarter of a million frames of one byte between two looks. An agent is a stranger there.
 pub const SMALL_FRAME_BUDGET_OF_AGENTS: usize = 64 << 20;
+
+/// Streams that are opened before the peer has said how many it takes: no server should allow fewer (RFC
+/// 9113 section 6.5.2), and those beyond its limit would wait for one of the others to end.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
 
 /// What may wait unsent per upload at the hub. It is emptied at the speed of the connection, not of
 /// a round trip, so it needs no window; with thousands of uploads it is memory.

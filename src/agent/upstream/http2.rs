@@ -1,32 +1,33 @@
-//! One HTTP/2 connection to the API server, and the count of its streams.
+//! One HTTP/2 connection to the API server, and the places on it.
+//!
+//! It is driven as the hub drives its end of a tunnel: frames of many requests share a write, and a request
+//! is a stream of HTTP/2 itself, without a task of its own.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use http_body::Body as _;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Stream;
 use super::{Failed, RequestBody, UpstreamError};
+use crate::tunnel::opener::{OpenError, Opener, StreamClass, StreamPermit};
+use crate::tunnel::pump::{BodySender, ReceiveBody};
+use crate::tunnel::settings::{HEADER_LIST_SIZE, SMALL_FRAME_BUDGET, STREAM_WINDOW, Settings};
 
-/// A connection; its tasks end when it is dropped.
+/// A connection; it ends when this is dropped and its last stream is over.
 pub(super) struct Http2 {
-    sender: SendRequest<RequestBody>,
-    streams: AtomicUsize,
-    /// What the API server allows, as far as its SETTINGS have come.
-    allowed: Arc<AtomicUsize>,
-    _tasks: DropGuard,
+    opener: Opener,
 }
 
-/// One stream's place on a connection; given back when dropped.
+/// The right to one stream of a connection, given back when the stream is over.
 pub(super) struct Place {
     connection: Arc<Http2>,
+    /// `None` once it was used.
+    permit: Option<StreamPermit>,
+    /// The body of the request, where it has one: what nobody took when the answer is over is given up.
+    upload: Option<AbortOnDropHandle<()>>,
 }
 
 /// How full a connection is.
@@ -41,58 +42,41 @@ pub(super) struct Load {
 
 impl Http2 {
     pub(super) async fn handshake(io: Stream) -> Result<Arc<Self>, UpstreamError> {
-        let tasks = CancellationToken::new();
-        let guard = tasks.clone().drop_guard();
-        let executor = Executor(tasks.clone());
-        let (sender, mut driver) = Builder::new(executor)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME_SIZE)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(HEADER_LIST)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .max_concurrent_reset_streams(REMEMBERED_RESETS)
-            .reset_stream_duration(RESET_MEMORY)
-            .max_local_error_reset_streams(None)
-            .handshake(TokioIo::new(io))
+        let settings = Settings {
+            stream_window: STREAM_WINDOW,
+            ping_interval: PING_INTERVAL,
+            ping_timeout: PING_TIMEOUT,
+            short_streams: MAX_STREAMS,
+            long_streams: 0,
+            answer_head: HEADER_LIST_SIZE,
+            small_frame_budget: SMALL_FRAME_BUDGET,
+            ..Settings::default()
+        };
+        let (opener, driver) = Opener::handshake(io, &settings)
             .await
             .map_err(|error| UpstreamError::unreachable(&error))?;
-        let allowed = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
-        let settings = allowed.clone();
-        let watched = poll_fn(move |context| {
-            let end = Pin::new(&mut driver).poll(context);
-            settings.store(driver.current_max_send_streams(), Ordering::Relaxed);
-            end
+        tokio::spawn(async move {
+            let end = driver.await;
+            tracing::debug!(%end, "HTTP/2 connection to the API server ended");
         });
-        tokio::spawn(tasks.run_until_cancelled_owned(async move {
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, "HTTP/2 connection to the API server ended");
-            }
-        }));
-        Ok(Arc::new(Self { sender, streams: AtomicUsize::new(0), allowed, _tasks: guard }))
+        Ok(Arc::new(Self { opener }))
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.opener.is_closed()
     }
 
     pub(super) fn load(&self) -> Load {
-        let most = MAX_STREAMS.min(self.allowed.load(Ordering::Relaxed));
-        Load { streams: self.streams.load(Ordering::Relaxed), most }
+        Load { streams: self.opener.load(), most: MAX_STREAMS.min(self.opener.peer_streams()) }
     }
 
-    /// Takes a place if the connection has one. Callers hold the pool's lock, so that two of them
-    /// never take the last place.
+    /// Takes a place if the connection has one.
     pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
-        let Load { streams, most } = self.load();
-        if self.is_closed() || streams >= most {
+        if self.is_closed() {
             return None;
         }
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Some(Place { connection: self.clone() })
+        let permit = self.opener.try_permit(StreamClass::Short)?;
+        Some(Place { connection: self.clone(), permit: Some(permit), upload: None })
     }
 }
 
@@ -100,51 +84,36 @@ impl Http2 {
 
 impl Place {
     pub(super) async fn try_send(
-        &self,
+        &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failed> {
-        Ok(self.connection.sender.clone().try_send_request(request).await?)
+    ) -> Result<Response<ReceiveBody>, Failed> {
+        let permit = self.permit.take().expect("invariant: a lease is for one request");
+        let (head, body) = request.into_parts();
+        let ended = body.is_end_stream();
+        let opened = self.connection.opener.open(Request::from_parts(head, ()), ended, permit);
+        let mut opened = opened.await.map_err(|error| Failed::of(&error))?;
+        if !ended {
+            let upload = BodySender::new(body, opened.send);
+            self.upload = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                // What stopped the body shows in the answer, or in its absence.
+                let _ = upload.await;
+            })));
+        }
+        opened.response.receive().await.map_err(|error| Failed::of(&error))
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.connection.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+// === impl Failed ===
 
-/// Runs what hyper spawns for a connection, and ends it with the connection.
-#[derive(Clone)]
-struct Executor(CancellationToken);
-
-impl<F> hyper::rt::Executor<F> for Executor
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        // Boxed: one of them is spawned for each request, with room for a whole connection, and a task
-        // is moved several times until it runs, and once at its end.
-        tokio::spawn(self.0.clone().run_until_cancelled_owned(Box::pin(task)));
+impl Failed {
+    /// The head is gone, whatever became of it.
+    fn of(error: &OpenError) -> Self {
+        Self { unwritten: None, error: UpstreamError::of_stream(error) }
     }
 }
 
 /// Go's server allows 250 streams; the rest is room for streams that end while others start.
 const MAX_STREAMS: usize = 240;
-/// As on the tunnel: what one stalled reader may hold here.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// Far above `MAX_STREAMS` windows, so that stalled readers never stop the others; h2 derives its
-/// budget of unread small frames from it, which a log of single bytes would else exhaust.
-const CONNECTION_WINDOW: u32 = 1 << 30;
-/// Fewer frames, records and wake-ups for large bodies.
-const FRAME_SIZE: u32 = 256 << 10;
-/// Unsent request body that one stream may hold.
-const SEND_BUFFER: usize = 256 << 10;
-/// kube-apiserver takes and makes header lists up to 1 MiB.
-const HEADER_LIST: u32 = 1 << 20;
 /// A connection whose peer vanished is found within ten seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Callers who go away reset streams that still receive: remember them instead of counting each
-/// late frame as an error of the peer.
-const REMEMBERED_RESETS: usize = 1000;
-const RESET_MEMORY: Duration = Duration::from_secs(30);

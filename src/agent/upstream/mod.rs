@@ -13,9 +13,11 @@ mod pool;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http_body_util::Either;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -24,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::TlsError;
 use crate::tunnel::headers::Fault;
+use crate::tunnel::opener::OpenError;
+use crate::tunnel::pump::ReceiveBody;
 use crate::tunnel::settings::ANSWER_HEAD;
 use connector::Connector;
 pub(super) use http1::Driver;
@@ -33,6 +37,8 @@ use pool::{Lease, Pool};
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request to the API server.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+/// The body of an answer, of HTTP/2 or of HTTP/1.1.
+pub(super) type AnswerBody = Either<ReceiveBody, Incoming>;
 
 /// Connections to one API server. Clones share them.
 #[derive(Clone)]
@@ -60,7 +66,7 @@ pub(super) enum Account {
 
 /// An answer, and the right to the stream it comes on.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<AnswerBody>,
     /// Held until the body has ended, so that the stream counts as long as it lives.
     pub(super) lease: Lease,
 }
@@ -226,13 +232,25 @@ impl UpstreamError {
     }
 
     fn after_write(error: &hyper::Error) -> Self {
-        let protocol = std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<h2::Error>())
-            .is_some_and(|error| error.is_library() && !error.is_io());
-        if error.is_parse() || protocol {
+        if error.is_parse() {
             Self::BadAnswer(chain(error).into())
         } else {
             Self::Interrupted(chain(error).into())
+        }
+    }
+
+    /// Of a stream of HTTP/2.
+    fn of_stream(error: &OpenError) -> Self {
+        match error {
+            OpenError::NotWritten => Self::unreachable(error),
+            OpenError::Reset(
+                Reason::PROTOCOL_ERROR | Reason::FRAME_SIZE_ERROR | Reason::FLOW_CONTROL_ERROR,
+            ) => Self::BadAnswer(chain(error).into()),
+            OpenError::Lost(reason) => Self::Interrupted(reason.as_str().into()),
+            OpenError::Refused
+            | OpenError::Reset(_)
+            | OpenError::Unread
+            | OpenError::Invalid(_) => Self::Interrupted(chain(error).into()),
         }
     }
 

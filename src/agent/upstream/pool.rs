@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http_body_util::Either;
 use tokio::time::Instant;
 
 use super::connector::{ANY, Connector};
 use super::http1::Http1;
 use super::http2::{Http2, Load, Place};
-use super::{Account, Failed, RequestBody, UpstreamError};
+use super::{Account, AnswerBody, Failed, RequestBody, UpstreamError};
 
 /// Opens connections on demand, and uses no more of them than it needs: an API server closes those
 /// that nobody uses.
@@ -82,10 +82,16 @@ impl Pool {
 
     fn free(self: &Arc<Self>) -> Option<Lease> {
         let mut connections = self.lock();
-        connections.http2.retain(|connection| !connection.is_closed());
-        let chosen = choose(connections.http2.iter().map(|connection| connection.load()));
-        if let Some(place) = chosen.and_then(|at| connections.http2[at].place()) {
-            return Some(Lease { kind: Kind::Http2(place) });
+        while let Some(at) = choose(connections.http2.iter().map(|connection| connection.load())) {
+            if let Some(place) = connections.http2[at].place() {
+                return Some(Lease { kind: Kind::Http2(place) });
+            }
+            // Full, as all others are then, or closed.
+            let open = connections.http2.len();
+            connections.http2.retain(|connection| !connection.is_closed());
+            if connections.http2.len() == open {
+                break;
+            }
         }
         connections.http1.retain(|connection| !connection.is_closed());
         let ready = connections.http1.iter().position(Http1::is_ready)?;
@@ -132,13 +138,13 @@ impl Lease {
     pub(super) async fn try_send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<AnswerBody>, Failed> {
         match &mut self.kind {
-            Kind::Http2(place) => place.try_send(request).await,
+            Kind::Http2(place) => Ok(place.try_send(request).await?.map(Either::Left)),
             Kind::Http1 { connection, .. } => {
                 let connection =
                     connection.as_mut().expect("invariant: taken only when the lease is dropped");
-                connection.try_send(request).await
+                Ok(connection.try_send(request).await?.map(Either::Right))
             }
         }
     }
