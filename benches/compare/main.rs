@@ -52,7 +52,7 @@ fn main() {
 }
 
 async fn compare(options: &Options) {
-    let pair = Pair::start_quiet().await;
+    let mut pair = Pair::start_quiet().await;
     let refused = pair.client().token("garbage").get("/c1/api/v1/nodes").await;
     refused.assert_status(401, "Unauthorized");
     let peers = peers::start(&pair).await;
@@ -102,6 +102,10 @@ async fn compare(options: &Options) {
         println!("{}: peak memory: hub {hub} MiB, agent {agent} MiB", proxy.name);
     }
     tell_that_everything_was_on(&pair).await;
+    // In good order: a build that takes its own profile writes it down at its end (`deploy/pgo`).
+    drop(proxies);
+    pair.agent.stop(support::PATIENCE).await;
+    pair.hub.stop(support::PATIENCE).await;
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     report::write(&rows, &target.join("compare.json"));
     std::fs::write(target.join("compare.svg"), chart::svg(&rows)).unwrap();
