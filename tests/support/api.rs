@@ -10,12 +10,14 @@
 //! | `/api/v1/configmaps?watch=true&halves` | half an event every 50 ms, for ever |
 //! | `/api/v1/configmaps?watch=true&ticks=N` | the time, every N ms, for ever |
 //! | `.../pods/p/{exec,attach,portforward}` | 101, then a [`Session`] |
+//! | `.../namespaces/N/configmaps` | none, and a watch that says nothing: what informers ask first |
 //! | `/api/v1/secrets` | 403, as for an account without rights; 200 for the administrator |
 //!
 //! A client certificate of its authority is the administrator, whatever token comes with it: a real
 //! one looks at certificates first.
 
 pub(crate) mod access;
+mod protobuf;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -119,7 +121,8 @@ impl FakeApi {
     pub(crate) fn serving(
         &self,
     ) -> impl FnOnce(TcpListener) -> BoxFuture<'static, ()> + Send + use<> {
-        let mut names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
+        let mut names: Vec<_> = names.map(str::to_owned).into();
         names.extend(Some(self.address.ip().to_string()).filter(|ip| !names.contains(ip)));
         let issued = self.authority.issue_server(&names, DAY).unwrap();
         let config = certificates::server(&self.authority, &issued);
@@ -259,6 +262,17 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
             }
             streamed(stream::iter([event]).chain(stream::pending()))
         }
+        _ if path.ends_with("/configmaps") && query.contains("watch=true") => {
+            // A list as a watch: informers fall back to the list when it is refused.
+            if query.contains("sendInitialEvents") {
+                return status(422, "Invalid", "sendInitialEvents is not supported");
+            }
+            streamed(stream::pending())
+        }
+        _ if path.starts_with("/api/v1/namespaces/") && path.ends_with("/configmaps") => {
+            reply(&json!({"kind": "ConfigMapList", "apiVersion": "v1",
+                "metadata": {"resourceVersion": "1"}, "items": []}))
+        }
         "/apis/authentication.k8s.io/v1/tokenreviews" => review(request, shared).await,
         _ if path.ends_with("/token") && path.contains("/serviceaccounts/") => {
             grant(request, &path, shared).await
@@ -362,7 +376,7 @@ async fn review(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
 
 async fn read_json(request: Request<Incoming>) -> Option<Value> {
     let body = request.into_body().collect().await.ok()?.to_bytes();
-    serde_json::from_slice(&body).ok()
+    protobuf::token_review(&body).or_else(|| serde_json::from_slice(&body).ok())
 }
 
 fn reply(body: &Value) -> Response<Body> {
