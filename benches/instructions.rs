@@ -170,7 +170,7 @@ impl Work {
                     client.request("POST", &format!("{service}/sink"), source_body(10 << 10))
                 }
             };
-            let response = asker.try_send(request).await;
+            let response = asker.try_send(request).await.unwrap();
             assert_eq!(response.status(), wanted);
             response.into_body().collect().await.unwrap();
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints and fails loudly")]
 
 mod chart;
+mod failure;
 #[path = "../measure/mod.rs"]
 mod measure;
 mod peers;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use report::Measured;
+use support::process::Process;
 use support::processes::Pair;
 use work::Proxy;
 
@@ -64,8 +66,8 @@ async fn compare(options: &Options) {
     let ours = Proxy {
         name: report::OURS,
         tokens: Arc::clone(&tokens),
-        hub: &pair.hub,
-        agent: &pair.agent,
+        hub: std::slice::from_ref(&pair.hub),
+        agent: std::slice::from_ref(&pair.agent),
         client: pair.client(),
         prefix: "/c1",
     };
@@ -75,7 +77,7 @@ async fn compare(options: &Options) {
         hub: &peer.hub,
         agent: &peer.agent,
         client: peer.client.clone(),
-        prefix: "",
+        prefix: peer.prefix,
     });
     let proxies: Vec<Proxy<'_>> = std::iter::once(ours).chain(others).collect();
     let round = Duration::from_secs_f64(options.seconds);
@@ -87,17 +89,20 @@ async fn compare(options: &Options) {
         // One round of each fills caches and connection pools.
         for counted in 0..=options.rounds {
             for (proxy, measured) in proxies.iter().zip(&mut measured) {
+                if measured.failed.is_some() {
+                    continue;
+                }
                 match work.round(proxy, round).await {
                     Ok(round) if counted > 0 => measured.rounds.push(round),
                     Ok(_) => {}
-                    Err(status) => measured.failed = Some(status),
+                    Err(failure) => measured.failed = Some(failure),
                 }
             }
         }
         rows.extend(report::tell(work, &measured));
     }
     for proxy in &proxies {
-        let mebibytes = |process: &support::process::Process| process.peak_memory() >> 20;
+        let mebibytes = |side: &[Process]| side.iter().map(Process::peak_memory).sum::<u64>() >> 20;
         let (hub, agent) = (mebibytes(proxy.hub), mebibytes(proxy.agent));
         println!("{}: peak memory: hub {hub} MiB, agent {agent} MiB", proxy.name);
     }

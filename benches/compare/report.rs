@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use http::StatusCode;
 use serde::Serialize;
 
+use crate::failure::Failure;
 use crate::measure::milliseconds;
 use crate::ratios::{median, ratio};
 use crate::work::{Round, Work};
@@ -13,8 +13,8 @@ use crate::work::{Round, Work};
 pub(crate) struct Measured {
     name: &'static str,
     pub(crate) rounds: Vec<Round>,
-    /// What it answered instead of a 200: then nothing of it counts.
-    pub(crate) failed: Option<StatusCode>,
+    /// What it did instead: then nothing of it counts.
+    pub(crate) failed: Option<Failure>,
 }
 
 /// One ratio.
@@ -57,8 +57,8 @@ pub(crate) fn tell(work: &Work, measured: &[Measured]) -> Vec<Row> {
     println!("\n{}", work.name);
     let unit = if work.task.is_stream() { "s/GiB" } else { "us" };
     for one in measured {
-        if let Some(status) = one.failed {
-            println!("  {:<14} answered {status}", one.name);
+        if let Some(failure) = &one.failed {
+            println!("  {:<14} {failure}", one.name);
             continue;
         }
         let middle = |value: &dyn Fn(&Round) -> Option<f64>, digits: usize| {

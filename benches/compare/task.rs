@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use cluster_proxy::pki::tls;
 
+use crate::failure::Failure;
 use crate::measure::{Asker, lateness};
 use crate::support::api::LIST;
 use crate::support::bodies::{digest, source_body};
@@ -98,17 +99,17 @@ impl Task {
         prefix: &'static str,
         expected: Checksum,
         end: Instant,
-    ) -> Result<Vec<Duration>, StatusCode> {
+    ) -> Result<Vec<Duration>, Failure> {
         match self {
             Self::Events { .. } => {
-                let response = asker.try_send(self.request(&callers[0], prefix)).await;
+                let response = asker.try_send(self.request(&callers[0], prefix)).await?;
                 if response.status() != StatusCode::OK {
-                    return Err(response.status());
+                    return Err(Failure::Status(response.status()));
                 }
-                Ok(lateness(response.into_body(), end).await)
+                Ok(lateness(response.into_body(), end).await?)
             }
             Self::Echo => {
-                echoes(asker.try_send(self.request(&callers[0], prefix)).await, end).await
+                echoes(asker.try_send(self.request(&callers[0], prefix)).await?, end).await
             }
             Self::Connect { resumed } => {
                 self.connect(resumed, &callers[0], prefix, expected, end).await
@@ -125,21 +126,21 @@ impl Task {
         prefix: &'static str,
         expected: Checksum,
         end: Instant,
-    ) -> Result<Vec<Duration>, StatusCode> {
+    ) -> Result<Vec<Duration>, Failure> {
         let mut latencies = Vec::new();
         for caller in callers.iter().cycle() {
             if !latencies.is_empty() && (self.is_stream() || Instant::now() >= end) {
                 break;
             }
             let start = Instant::now();
-            let response = asker.try_send(self.request(caller, prefix)).await;
+            let response = asker.try_send(self.request(caller, prefix)).await?;
             if response.status() != StatusCode::OK {
-                return Err(response.status());
+                return Err(Failure::Status(response.status()));
             }
             let body = response.into_body();
             let arrived = match self {
-                Self::Post(_) | Self::Upload(_) => told_by_sink(body).await,
-                _ => digest(body).await.unwrap(),
+                Self::Post(_) | Self::Upload(_) => told_by_sink(body).await?,
+                _ => digest(body).await?,
             };
             latencies.push(start.elapsed());
             assert_eq!(arrived, expected, "a whole body");
@@ -156,7 +157,7 @@ impl Task {
         prefix: &'static str,
         expected: Checksum,
         end: Instant,
-    ) -> Result<Vec<Duration>, StatusCode> {
+    ) -> Result<Vec<Duration>, Failure> {
         let config = || tls::upstream(&client.ca_pem, None, &[b"http/1.1"]).unwrap();
         let kept = config();
         let (mut latencies, mut has_ticket) = (Vec::new(), false);
@@ -168,13 +169,13 @@ impl Task {
             let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             assert_eq!(is_resumed, resumed && has_ticket, "the handshake that the work is about");
             let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let connection = tokio::spawn(connection);
-            let response = sender.send_request(self.request(client, prefix)).await.unwrap();
+            let response = sender.send_request(self.request(client, prefix)).await?;
             if response.status() != StatusCode::OK {
-                return Err(response.status());
+                return Err(Failure::Status(response.status()));
             }
-            assert_eq!(digest(response.into_body()).await.unwrap(), expected, "a whole body");
+            assert_eq!(digest(response.into_body()).await?, expected, "a whole body");
             if has_ticket || !resumed {
                 latencies.push(start.elapsed());
             }
@@ -188,11 +189,11 @@ impl Task {
 }
 
 /// How long a byte took to the API server and back, until `end`.
-async fn echoes(response: Response<Incoming>, end: Instant) -> Result<Vec<Duration>, StatusCode> {
+async fn echoes(response: Response<Incoming>, end: Instant) -> Result<Vec<Duration>, Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(response.status());
+        return Err(Failure::Status(response.status()));
     }
-    let mut pipe = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let mut pipe = TokioIo::new(hyper::upgrade::on(response).await?);
     let mut took = Vec::new();
     while Instant::now() < end {
         let start = Instant::now();
@@ -206,8 +207,8 @@ async fn echoes(response: Response<Incoming>, end: Instant) -> Result<Vec<Durati
 }
 
 /// What the API server says of the body that it got.
-async fn told_by_sink(body: Incoming) -> Checksum {
-    let told = body.collect().await.unwrap().to_bytes();
+async fn told_by_sink(body: Incoming) -> hyper::Result<Checksum> {
+    let told = body.collect().await?.to_bytes();
     let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
-    (told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned())
+    Ok((told["bytes"].as_u64().unwrap(), told["sha256"].as_str().unwrap().to_owned()))
 }

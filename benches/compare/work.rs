@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use http::StatusCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::failure::Failure;
 use crate::measure::{Asker, quantile};
 use crate::support::client::Client;
 use crate::support::process::Process;
@@ -25,8 +26,8 @@ pub(crate) struct Work {
 /// One of those that are compared.
 pub(crate) struct Proxy<'a> {
     pub(crate) name: &'static str,
-    pub(crate) hub: &'a Process,
-    pub(crate) agent: &'a Process,
+    pub(crate) hub: &'a [Process],
+    pub(crate) agent: &'a [Process],
     pub(crate) client: Client,
     /// What comes before the path of the API server.
     pub(crate) prefix: &'static str,
@@ -90,17 +91,12 @@ impl Work {
     }
 
     /// Opens the connections, then measures until `round` is over, or until every stream is.
-    /// What a proxy answered instead of a 200 is the error.
-    pub(crate) async fn round(
-        &self,
-        proxy: &Proxy<'_>,
-        round: Duration,
-    ) -> Result<Round, StatusCode> {
+    pub(crate) async fn round(&self, proxy: &Proxy<'_>, round: Duration) -> Result<Round, Failure> {
         let client = if self.http2 { proxy.client.http2() } else { proxy.client.clone() };
         let expected = self.task.expected().await;
         let opening = (0..self.connections).map(|_| Asker::connect(&client));
         let askers: Vec<_> = stream::iter(opening).buffered(OPENING).collect().await;
-        let before = [proxy.hub.cpu(), proxy.agent.cpu()];
+        let before = [cpu(proxy.hub), cpu(proxy.agent)];
         let start = Instant::now();
         let (task, end) = (self.task, start + round);
         let running: Vec<_> = askers
@@ -111,15 +107,17 @@ impl Work {
                 let turns = (turn..self.tokens.max(turn + 1)).step_by(self.connections);
                 let callers = turns.map(|turn| client.token(&tokens[turn % self.tokens]));
                 let (callers, expected) = (callers.collect(), expected.clone());
-                tokio::spawn(task.run(asker, callers, proxy.prefix, expected, end))
+                let running = task.run(asker, callers, proxy.prefix, expected, end);
+                AbortOnDropHandle::new(tokio::spawn(running))
             })
             .collect();
         let mut latencies = Vec::new();
         for connection in running {
-            latencies.extend(connection.await.unwrap()?);
+            let done = timeout_at(end + PATIENCE_WITH_SLOW, connection).await;
+            latencies.extend(done.map_err(|_| Failure::Stalled)?.unwrap()?);
         }
         let took = start.elapsed();
-        let after = [proxy.hub.cpu(), proxy.agent.cpu()];
+        let after = [cpu(proxy.hub), cpu(proxy.agent)];
         latencies.sort_unstable();
         let requests = latencies.len() as f64;
         let unit = if self.task.is_stream() {
@@ -138,6 +136,13 @@ impl Work {
     }
 }
 
+/// What the processes of one side have used.
+fn cpu(side: &[Process]) -> Duration {
+    side.iter().map(Process::cpu).sum()
+}
+
+/// After the end of a round, for requests under way: 512 MiB, eight times.
+const PATIENCE_WITH_SLOW: Duration = Duration::from_secs(300);
 /// Below what one caller may have in flight.
 const CONNECTIONS_PER_TOKEN: usize = 256;
 /// Callers of a large fleet, all at once.

@@ -55,18 +55,20 @@ impl Asker {
 
     /// Sends `request`, whose answer must be a 200.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
-        let response = self.try_send(request).await;
+        let response = self.try_send(request).await.unwrap();
         assert_eq!(response.status(), 200);
         response
     }
 
     /// Sends `request`, which may be refused.
-    pub(crate) async fn try_send(&mut self, request: Request<Body>) -> Response<Incoming> {
-        let response = match &mut self.sender {
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Request<Body>,
+    ) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
             Sender::Http1(sender) => sender.send_request(request).await,
             Sender::Http2(sender) => sender.send_request(request).await,
-        };
-        response.unwrap()
+        }
     }
 
     /// `GET path`, whose answer must be whole: a fast proxy that loses bytes has won nothing.
@@ -109,10 +111,10 @@ pub(crate) async fn ask_in_turn(
 }
 
 /// How late each event of a watch with `ticks` was until `end`: it says when it was made.
-pub(crate) async fn lateness(mut body: Incoming, end: Instant) -> Vec<Duration> {
+pub(crate) async fn lateness(mut body: Incoming, end: Instant) -> hyper::Result<Vec<Duration>> {
     let (mut late, mut part) = (Vec::new(), Vec::new());
     while let Ok(Some(frame)) = tokio::time::timeout_at(end, body.frame()).await {
-        part.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        part.extend_from_slice(&frame?.into_data().unwrap());
         let now = SystemTime::now();
         while let Some(length) = part.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = part.drain(..=length).collect();
@@ -121,7 +123,7 @@ pub(crate) async fn lateness(mut body: Incoming, end: Instant) -> Vec<Duration> 
             late.push(now.duration_since(made).unwrap_or_default());
         }
     }
-    late
+    Ok(late)
 }
 
 /// The time that `share` of `sorted` did not exceed.

@@ -88,7 +88,8 @@ async fn events(client: &Client) -> Vec<Duration> {
         assert_eq!(response.status(), 200);
         hearing.spawn(lateness(response.into_body(), end));
     }
-    let mut late: Vec<Duration> = hearing.join_all().await.into_iter().flatten().collect();
+    let mut late: Vec<Duration> =
+        hearing.join_all().await.into_iter().flat_map(Result::unwrap).collect();
     late.sort_unstable();
     late
 }

@@ -20,7 +20,7 @@ pub(super) fn start(pair: &Pair, program: &Path) -> Peer {
         Process::spawn(name, pair.directory(), command)
     });
     let client = Client::new(([127, 0, 0, 1], user).into(), pair.ca_pem.as_bytes());
-    Peer { name: "haproxy", hub, agent, client: client.token(&pair.api.token("test")) }
+    Peer::of_two("haproxy", hub, agent, client.token(&pair.api.token("test")))
 }
 
 /// As many threads as our hub has workers.

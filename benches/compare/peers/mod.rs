@@ -1,13 +1,15 @@
-//! The proxies that are compared with ours: each is two processes between the same client and the
-//! same API server, with the same certificates.
+//! The proxies that are compared with ours: each is processes on two sides, between the same client
+//! and the same API server, with the same certificates where a side of ours has one.
 
 mod haproxy;
 mod nginx;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::client::Client;
+use crate::support::part::Part;
 use crate::support::process::Process;
 use crate::support::processes::Pair;
 use crate::support::{PATIENCE, eventually};
@@ -15,9 +17,21 @@ use crate::support::{PATIENCE, eventually};
 /// A running peer. Ends when it is dropped.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
-    pub(crate) hub: Process,
-    pub(crate) agent: Process,
+    pub(crate) hub: Vec<Process>,
+    pub(crate) agent: Vec<Process>,
     pub(crate) client: Client,
+    /// What comes before the path of the API server.
+    pub(crate) prefix: &'static str,
+    /// Where the API server is to be found at an address of the peer's.
+    _api: Option<Part>,
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn of_two(name: &'static str, hub: Process, agent: Process, client: Client) -> Self {
+        Self { name, hub: vec![hub], agent: vec![agent], client, prefix: "", _api: None }
+    }
 }
 
 /// Starts every peer that this machine has, and says which are missing.
@@ -35,9 +49,14 @@ pub(crate) async fn start(pair: &Pair) -> Vec<Peer> {
     } else {
         println!("nginx: left out, neither NGINX=path nor PATH has one");
     }
+    match upstream::find() {
+        Ok(programs) => peers.push(upstream::start(pair, &programs).await),
+        Err(why) => println!("upstream: left out, {why}"),
+    }
     for peer in &peers {
+        let path = format!("{}/version", peer.prefix);
         eventually(peer.name, PATIENCE, || async {
-            let answer = peer.client.try_get("/version").await.ok()?;
+            let answer = peer.client.try_get(&path).await.ok()?;
             answer.status.is_success().then_some(())
         })
         .await;

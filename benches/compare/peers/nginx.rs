@@ -38,7 +38,7 @@ pub(super) fn start(pair: &Pair, program: &Path) -> Peer {
         Process::spawn(name, pair.directory(), command)
     });
     let client = Client::new(([127, 0, 0, 1], user).into(), pair.ca_pem.as_bytes());
-    Peer { name: "nginx", hub, agent, client: client.token(&pair.api.token("test")) }
+    Peer::of_two("nginx", hub, agent, client.token(&pair.api.token("test")))
 }
 
 /// Bodies are passed on as they come, in memory: nginx's default is to collect them in files.
