@@ -38,6 +38,9 @@ async fn round(count: usize, way: Way) -> f64 {
     pair.hub.kill();
     let most = (2 * count).to_string();
     pair.start_hub_with(&[
+        // Or they would share the open files in halves.
+        "--max-agent-connections",
+        "100",
         "--max-connections-per-source",
         &most,
         "--max-long-requests-per-caller",

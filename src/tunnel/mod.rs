@@ -27,10 +27,11 @@ mod keepalive;
 pub mod opener;
 mod permits;
 pub mod pump;
+pub mod reader;
 pub mod server;
 pub mod service;
 pub mod settings;
-pub mod transport;
+mod transport;
 
 #[cfg(test)]
 mod tests;

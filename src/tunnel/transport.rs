@@ -13,13 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
-
-/// Reads of the socket below TLS in steps of 64 KiB: the TLS layer alone asks for a record at most,
-/// in two calls. For whoever builds the TLS stream of a tunnel.
-pub fn read_buffered<S: AsyncRead>(socket: S) -> BufReader<S> {
-    BufReader::with_capacity(READ_BUFFER, socket)
-}
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What HTTP/2 reads and writes.
 #[derive(Debug)]
@@ -212,6 +206,3 @@ fn lock<IO>(shared: &Shared<IO>) -> MutexGuard<'_, Buffered<IO>> {
 
 /// Frames up to this much share a write: a batch of small answers, well below a socket's buffer.
 const WRITE_BUFFER: usize = 64 * 1024;
-
-/// Several TLS records (16 KiB) per system call.
-const READ_BUFFER: usize = 64 * 1024;

@@ -9,15 +9,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Version;
 use rustls::ClientConfig;
-use tokio::io::BufReader;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Account, UpstreamError};
 use crate::kubernetes::{ApiServer, Credentials};
 use crate::pki::tls::{self, ClientStream, TlsError};
+use crate::tunnel::reader::BufferedSocket;
 
 /// What a connection to the API server is made of.
-pub(super) type Stream = ClientStream<BufReader<TcpStream>>;
+pub(super) type Stream = ClientStream<BufferedSocket<TcpStream>>;
 
 /// Dials one API server; follows its CA file.
 pub(super) struct Connector {
@@ -78,7 +78,7 @@ impl Connector {
         };
         let config = if offer == HTTP1_ONLY { &by_protocol.http1 } else { &by_protocol.any };
         let tcp = dial(&self.server.host, self.server.port).await?;
-        let io = BufReader::with_capacity(READ_BUFFER, tcp);
+        let io = BufferedSocket::new(tcp);
         let stream = tls::connect(config, &self.server.server_name, io).await?;
         let version = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Version::HTTP_2,
@@ -163,6 +163,3 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Kernel TCP memory is shared by the whole host: with autotuned buffers a few hundred stalled
 /// readers of one cluster took all of it.
 const SOCKET_BUFFER: u32 = 256 << 10;
-
-/// One read of the socket takes several TLS records.
-const READ_BUFFER: usize = 64 << 10;

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::io::InspectReader;
@@ -32,8 +31,8 @@ use crate::pki::join::JoinService;
 use crate::pki::tls::{Arrival, DockTls, ServerStream};
 use crate::state::{Enrolment, State};
 use crate::tunnel::opener::{Opener, TunnelEnd};
+use crate::tunnel::reader::BufferedSocket;
 use crate::tunnel::settings::Settings;
-use crate::tunnel::transport::read_buffered;
 
 pub(crate) use notices::{leave, tell};
 
@@ -89,7 +88,7 @@ impl Dock {
     pub(crate) async fn serve(self, arrived: Arrived) {
         let Arrived { socket, peer, connection: _connection, handshake } = arrived;
         // Fewer reads under TLS: records of one flush arrive together.
-        let socket = read_buffered(socket);
+        let socket = BufferedSocket::new(socket);
         let accepted = timeout(self.handshake_timeout, self.tls.accept(socket)).await;
         drop(handshake);
         match accepted {
@@ -111,7 +110,7 @@ impl Dock {
 
     async fn tunnel(
         &self,
-        stream: ServerStream<BufReader<TcpStream>>,
+        stream: ServerStream<BufferedSocket<TcpStream>>,
         certificate: AgentCertificate,
         peer: SocketAddr,
     ) {
