@@ -158,7 +158,7 @@ fn failures() -> Vec<(Failure, &'static str)> {
             OLD_AGENT;
         Failure::Service(ServicePathError::Name { .. }) =>
             of_path("/api/v1/namespaces/shop/services/Web/proxy-service"),
-            "write the service as `[http:|https:]NAME[:PORT]`";
+            "write the service as `NAME[:PORT]` or `http[s]:NAME:[PORT]`";
         Failure::Authn(Authn::Unauthorized(_)) => Authn::from(Refusal::Expired).into(),
             "look up its `reason` in the access log, by `X-Request-Id`; callers are told no more (below)";
         Failure::Authn(Authn::Explained(Explanation::LegacyToken)) =>

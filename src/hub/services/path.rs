@@ -1,5 +1,5 @@
-//! `/api/v1/namespaces/NS/services/[SCHEME:]NAME[:PORT]/proxy-service/...` -> the service, and the
-//! path as it shall see it. Pure.
+//! `/api/v1/namespaces/NS/services/SERVICE/proxy-service/...` -> the service, and the path as it
+//! shall see it. Pure. SERVICE is `NAME[:PORT]` or `SCHEME:NAME:[PORT]`, as Kubernetes has it for `proxy`.
 //!
 //! The path is split before escapes are undone, once and only to read the names: what is behind
 //! `proxy-service` is forwarded byte for byte.
@@ -26,7 +26,7 @@ pub(crate) struct ServicePath {
 pub(crate) enum ServicePathError {
     /// Names that no service has.
     #[error(
-        "the path names no service: {segment:?} in namespace {namespace:?} is not [http:|https:]NAME[:PORT]: {why}"
+        "the path names no service: {segment:?} in namespace {namespace:?} is not NAME[:PORT] or http[s]:NAME:[PORT]: {why}"
     )]
     Name {
         /// The segment before `proxy-service`, its escapes undone.
@@ -137,6 +137,7 @@ mod tests {
             ("http:nginx:80", "http:shop/nginx:80"),
             ("https:web:metrics", "https:shop/web:metrics"),
             ("http:web:", "http:shop/web:80"),
+            ("http:web", "https:shop/http:web"),
             ("https:web:", "https:shop/web:443"),
             (":web:8080", "https:shop/web:8080"),
             ("web:", "https:shop/web:443"),
