@@ -107,7 +107,7 @@ async fn compare(options: &Options) {
         println!("{}: peak memory: hub {hub} MiB, agent {agent} MiB", proxy.name);
     }
     tell_that_everything_was_on(&pair).await;
-    // In good order: a build that takes its own profile writes it down at its end (`deploy/pgo`).
+    // In good order: a build with `-C profile-generate` writes its counts at its end.
     drop(proxies);
     pair.agent.stop(support::PATIENCE).await;
     pair.hub.stop(support::PATIENCE).await;
