@@ -18,6 +18,7 @@
 
 pub(crate) mod access;
 mod protobuf;
+mod tokens;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,7 +31,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ use super::certificates;
 use super::client::{Body, full};
 use super::part::Part;
 use super::session::Session;
-use super::token::{AUDIENCE, SigningKey, claims};
+use super::token::{SigningKey, claims};
 
 /// One running API server.
 pub(crate) struct FakeApi {
@@ -273,9 +273,9 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
             reply(&json!({"kind": "ConfigMapList", "apiVersion": "v1",
                 "metadata": {"resourceVersion": "1"}, "items": []}))
         }
-        "/apis/authentication.k8s.io/v1/tokenreviews" => review(request, shared).await,
+        "/apis/authentication.k8s.io/v1/tokenreviews" => tokens::review(request, shared).await,
         _ if path.ends_with("/token") && path.contains("/serviceaccounts/") => {
-            grant(request, &path, shared).await
+            tokens::grant(request, &path, shared).await
         }
         _ if path.ends_with("/log") => {
             let lines = stream::iter(0_u64..).map(|line| Bytes::from(format!("line {line}\n")));
@@ -332,51 +332,6 @@ async fn answer(mut request: Request<Incoming>, is_admin: bool, shared: &Shared)
         "/api/v1/nodes" => Response::new(full(shared.nodes.clone())),
         _ => status(404, "NotFound", "the server could not find the requested resource"),
     }
-}
-
-/// TokenRequest: what the hub asks for when a cluster has to prove that a key is its own.
-async fn grant(request: Request<Incoming>, path: &str, shared: &Shared) -> Response<Body> {
-    let mut segments = path.rsplit('/').skip(1);
-    let name = segments.next().unwrap_or_default().to_owned();
-    let namespace = segments.nth(1).unwrap_or_default().to_owned();
-    let Some(mut body) = read_json(request).await else {
-        return status(400, "BadRequest", "not JSON");
-    };
-    let life = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
-    let mut claims = claims(&namespace, &name, life);
-    if let Some(audiences) = body["spec"]["audiences"].as_array().filter(|list| !list.is_empty()) {
-        claims["aud"] = json!(audiences);
-    }
-    let token = shared.signer.sign(&claims);
-    if claims["aud"].as_array().is_some_and(|list| list.iter().any(|one| one == AUDIENCE)) {
-        let user = format!("system:serviceaccount:{namespace}:{name}");
-        shared.accepted.lock().unwrap().insert(token.clone(), user);
-    }
-    body["status"] = json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"});
-    let mut response = reply(&body);
-    *response.status_mut() = StatusCode::CREATED;
-    response
-}
-
-async fn review(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
-    let Some(mut body) = read_json(request).await else {
-        return status(400, "BadRequest", "not JSON");
-    };
-    let token = body["spec"]["token"].as_str().unwrap_or_default().to_owned();
-    let user = shared.accepted.lock().unwrap().get(&token).cloned();
-    body["status"] = match user {
-        Some(user) => json!({"authenticated": true, "user": {"username": user},
-            "audiences": [AUDIENCE]}),
-        None => json!({"authenticated": false}),
-    };
-    let mut response = reply(&body);
-    *response.status_mut() = StatusCode::CREATED;
-    response
-}
-
-async fn read_json(request: Request<Incoming>) -> Option<Value> {
-    let body = request.into_body().collect().await.ok()?.to_bytes();
-    protobuf::token_review(&body).or_else(|| serde_json::from_slice(&body).ok())
 }
 
 fn reply(body: &Value) -> Response<Body> {

@@ -89,10 +89,11 @@ impl Dock {
         let Arrived { socket, peer, connection: _connection, handshake } = arrived;
         // Fewer reads under TLS: records of one flush arrive together.
         let socket = BufferedSocket::new(socket);
-        let accepted = timeout(self.handshake_timeout, self.tls.accept(socket)).await;
+        // What a tunnel does once is boxed: its task lives for weeks, with room for its largest part.
+        let accepted = timeout(self.handshake_timeout, Box::pin(self.tls.accept(socket))).await;
         drop(handshake);
         match accepted {
-            Ok(Ok(Arrival::Join(stream))) => self.join.serve(stream, peer).await,
+            Ok(Ok(Arrival::Join(stream))) => Box::pin(self.join.serve(stream, peer)).await,
             Ok(Ok(Arrival::Tunnel { stream, certificate })) => {
                 self.tunnel(stream, certificate, peer).await;
             }
@@ -120,7 +121,7 @@ impl Dock {
             tracing::warn!(%cluster, %peer, reason = %refused, "an agent was turned away");
         };
         // Before HTTP/2: a stolen or removed key gets nothing to talk to.
-        let enrolment = match self.check(&certificate).await {
+        let enrolment = match Box::pin(self.check(&certificate)).await {
             Ok(enrolment) => enrolment,
             Err(refused) => return refuse(&refused),
         };
@@ -128,14 +129,14 @@ impl Dock {
         let stream = InspectReader::new(stream, move |bytes: &[u8]| unread.arrived(bytes.len()));
         let stream = FloodGuard::of_server(stream, self.metrics.flood_hits(Limit::TunnelFlood));
         let established =
-            timeout(HANDSHAKE_TIMEOUT, Opener::handshake(stream, &self.settings)).await;
+            timeout(HANDSHAKE_TIMEOUT, Box::pin(Opener::handshake(stream, &self.settings))).await;
         let (opener, driver) = match established {
             Ok(Ok(established)) => established,
             Ok(Err(error)) => return refuse(&Refused::Hello(error.to_string())),
             Err(_) => return refuse(&Refused::Hello("no HTTP/2 in time".to_owned())),
         };
         let mut driver = self.drain.spawn(driver);
-        match self.register(&opener, certificate, enrolment).await {
+        match Box::pin(self.register(&opener, certificate, enrolment)).await {
             Ok(tunnel) => {
                 tracing::info!(%cluster, %peer, tunnel = tunnel.id, agent = tunnel.agent, "tunnel up");
                 // Fresh news for whoever waits for this cluster; the driver must run meanwhile.
