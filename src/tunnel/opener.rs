@@ -1,4 +1,5 @@
-//! Hub end: opens streams on a connection that the agent dialled.
+//! Client end: opens streams, at the hub on a connection that the agent dialled, at the agent on one to its
+//! API server.
 
 use std::fmt;
 use std::future::poll_fn;

@@ -131,7 +131,7 @@ pub const SMALL_FRAME_BUDGET_OF_AGENTS: usize = 64 << 20;
 /// 9113 section 6.5.2), and those beyond its limit would wait for one of the others to end.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 
-/// What may wait unsent per upload at the hub. It is emptied at the speed of the connection, not of
+/// What may wait unsent per upload at the client end. It is emptied at the speed of the connection, not of
 /// a round trip, so it needs no window; with thousands of uploads it is memory.
 pub const UPLOAD_BUFFER: usize = 64 * 1024;
 

@@ -67,7 +67,8 @@ pub(super) enum Account {
 /// An answer, and the right to the stream it comes on.
 pub(super) struct Answer {
     pub(super) response: Response<AnswerBody>,
-    /// Held until the body has ended, so that the stream counts as long as it lives.
+    /// Held until the body has ended: with it goes what was not uploaded (HTTP/2), or the connection goes
+    /// back (HTTP/1.1).
     pub(super) lease: Lease,
 }
 
@@ -87,7 +88,7 @@ pub(super) enum UpstreamError {
 
 /// Why a connection gave no answer.
 struct Failed {
-    /// Whole, when nothing of it was written.
+    /// Whole, when nothing of it was written: HTTP/1.1 alone gives a request back.
     unwritten: Option<Request<RequestBody>>,
     error: UpstreamError,
 }
@@ -115,8 +116,8 @@ impl Upstream {
         })
     }
 
-    /// Sends one request and waits for the head of the answer. A request that was never written is
-    /// tried on a second connection. Dropping the future ends the request at the API server.
+    /// Sends one request and waits for the head of the answer. One that a kept HTTP/1.1 connection did
+    /// not take any more is tried on a second. Dropping the future ends the request at the API server.
     pub(super) async fn send(
         &self,
         account: Account,
@@ -242,15 +243,15 @@ impl UpstreamError {
     /// Of a stream of HTTP/2.
     fn of_stream(error: &OpenError) -> Self {
         match error {
-            OpenError::NotWritten => Self::unreachable(error),
+            OpenError::NotWritten => Self::Unreachable("the connection closed".into()),
             OpenError::Reset(
                 Reason::PROTOCOL_ERROR | Reason::FRAME_SIZE_ERROR | Reason::FLOW_CONTROL_ERROR,
             ) => Self::BadAnswer(chain(error).into()),
             OpenError::Lost(reason) => Self::Interrupted(reason.as_str().into()),
-            OpenError::Refused
-            | OpenError::Reset(_)
-            | OpenError::Unread
-            | OpenError::Invalid(_) => Self::Interrupted(chain(error).into()),
+            OpenError::Refused => Self::Interrupted("it refused the request unseen".into()),
+            OpenError::Reset(_) | OpenError::Unread | OpenError::Invalid(_) => {
+                Self::Interrupted(chain(error).into())
+            }
         }
     }
 

@@ -110,6 +110,8 @@ impl Pool {
         let mut connections = self.lock();
         connections.one_by_one = false;
         let place = connection.place();
+        // Those that the API server has closed since a burst.
+        connections.http2.retain(|connection| !connection.is_closed());
         connections.http2.push(connection);
         let closed = || UpstreamError::Unreachable("the connection closed at once".into());
         place.map(|place| Lease { kind: Kind::Http2(place) }).ok_or_else(closed)

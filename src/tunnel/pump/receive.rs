@@ -20,7 +20,7 @@ use crate::tunnel::error::OpenError;
 /// chunk beyond its window. Small frames that are there together come as one chunk; an empty chunk
 /// never comes. A body shorter or longer than its content-length is an error.
 ///
-/// Dropping it before its end resets the stream (CANCEL) at the hub end. At the agent end it does
+/// Dropping it before its end resets the stream (CANCEL) at the client end. At the server end it does
 /// not: an answer may go on after its request's body lost all interest (RFC 9113 section 8.1).
 #[derive(Debug)]
 pub struct ReceiveBody {
